@@ -1,0 +1,1 @@
+"""Every value, and nowhere else: folder path = attribute path of RunConfig."""

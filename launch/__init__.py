@@ -1,0 +1,1 @@
+"""How it is started: configuration in, cluster up, exit code out."""

@@ -1,0 +1,1 @@
+"""How work flows: one async function, pools, content keys, ledger, storage."""

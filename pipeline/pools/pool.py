@@ -1,0 +1,38 @@
+"""What the flow asks of whoever does the work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a piece of work is about, for logs, events and dead letters."""
+
+    job: str
+    segment: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One call of one stage."""
+
+    stage: str
+    key: str  # content key: equal keys, equal results
+    records: tuple[Any, ...]  # the stage's arguments
+    label: Label
+    priority: tuple[float, ...]  # smaller goes first: jobs begun earlier, then the longest piece of work
+
+
+OnPart = Callable[[Any], None]
+"""Called on the driver with each part that a stage yields on the way, such as a `Chunk` per window."""
+
+
+class Pool(Protocol):
+    """Takes orders for one stage. Many may wait at once; they are served in the order of their priority."""
+
+    async def run(self, order: Order, on_part: OnPart) -> Any:
+        """The stage's committed record. Raises BadInput, ConfigError, or `Exhausted` when the budget of tries is spent."""
+
+    async def close(self) -> None:
+        """Ends every process of the pool. Work in progress is lost."""

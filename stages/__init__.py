@@ -1,0 +1,1 @@
+"""What is done to a video: one room per verb, pure of Ray, Hydra and buckets."""

@@ -1,0 +1,1 @@
+"""Assemble: chunks and voices become one film."""

@@ -1,0 +1,1 @@
+"""Condition: everything the denoiser is told, prepared ahead of it."""

@@ -1,0 +1,50 @@
+"""What a stage is, and what it is handed by whoever runs it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from stages.records import Artifact
+
+
+class Files(Protocol):
+    """The only way a stage touches storage. One instance serves one call of one stage."""
+
+    def fetch(self, what: Artifact | str) -> Path:
+        """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput (not there) or Transient."""
+
+    def keep(self, path: Path, kind: str) -> Artifact:
+        """Stores a finished local file for good and says where. The file may be moved away."""
+
+    def scratch(self) -> Path:
+        """A fresh local directory that is gone when the call has ended."""
+
+    def deliver(self, path: Path, name: str) -> str:
+        """Puts a finished local file atomically at `name` under the storage root, over what was there. Returns its URI."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where in a gang a stage sits, and on which device."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+    rendezvous: str = ""  # "tcp://host:port" of rank 0's store; empty where the world is 1
+
+
+class Stage(Protocol):
+    """One verb. Built in the driver from its config, which is cheap; opened in the process that does the work, which is dear.
+
+    A stage is called with records and gives a record. `generate` gives an iterator instead: one `Chunk` per window as it is finished,
+    and the `Clip` last. Heavy imports (torch, av, cv2) happen in `open` or below it, so that the driver never pays for them.
+    """
+
+    config: Any
+
+    def open(self, seat: Seat) -> None: ...
+
+    def __call__(self, *records: Any, files: Files) -> Any | Iterator[Any]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Sigmas, samplers, guidance and step caches: free functions and small values."""

@@ -1,0 +1,1 @@
+"""Ingest: foreign media become upright, constant-rate, decodable files of our own."""

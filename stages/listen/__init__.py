@@ -1,0 +1,1 @@
+"""Listen: voices become speech features, one row per film frame."""

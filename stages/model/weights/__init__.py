@@ -1,0 +1,1 @@
+"""Checkpoint layouts, key maps and strict loading."""

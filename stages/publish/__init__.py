@@ -1,0 +1,1 @@
+"""Publish: the film is verified and put where it belongs, with its sidecar."""

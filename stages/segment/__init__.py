@@ -1,0 +1,1 @@
+"""Segment: shots are found, and each is laid out in windows."""

@@ -1,0 +1,40 @@
+"""How a stage's settings are declared: every field says whether it changes the result.
+
+A result is found again by a key made of the stage's inputs and of the fields that decide it; a field in neither class would either
+make stale results look fresh or throw away good ones. tests/unit/test_settings.py fails for a field that is not declared.
+"""
+
+from enum import Enum
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Role(Enum):
+    """Whether two runs that differ in a field make different results."""
+
+    DECIDES = "decides"
+    NEUTRAL = "neutral"
+
+
+Decides = Annotated[T, Role.DECIDES]
+Neutral = Annotated[T, Role.NEUTRAL]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no defaults (those live in conf/). The docstring under a field gives meaning and unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def deciding(self) -> dict[str, Any]:
+        """The part of these settings that changes results, JSON-able; nested settings are asked in turn."""
+        kept: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                kept[name] = value.deciding()
+            elif Role.DECIDES in field.metadata:
+                kept[name] = self.model_dump(mode="json", include={name})[name]
+        return kept
