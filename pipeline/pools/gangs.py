@@ -1,0 +1,135 @@
+"""A pool of gangs: N processes on one node that hold one model and work on one order together."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from pipeline.pools.actors import NO_SECOND_LIFE, loss, opening, placed, replying, words
+from pipeline.pools.pool import OnPart, Order
+from pipeline.pools.retry import FailureClass, Fault, until_done
+from pipeline.pools.settings import GangSettings, RetrySettings
+from pipeline.pools.slots import Slots
+from pipeline.pools.together import Watch, together
+from pipeline.pools.worker import Worker
+from pipeline.storage import StorageSettings
+from stages.contract import Seat, Stage
+
+HOST = "127.0.0.1"  # a gang is packed on one node
+
+
+class GangPool:
+    """As many gangs as the settings say, each serving one order at a time."""
+
+    def __init__(
+        self, name: str, stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, *, placement_seconds: float, retry: RetrySettings
+    ) -> None:
+        self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds) for _ in range(settings.gangs)]
+        self._slots = Slots(self._gangs)
+        self._retry = retry
+
+    async def run(self, order: Order, on_part: OnPart) -> Any:
+        async def once() -> Any:
+            async with self._slots.place(order.priority) as gang:
+                return await gang.serve(order, on_part)
+
+        return await until_done(order, once, self._retry)
+
+    async def close(self) -> None:
+        self._slots.close()
+        for gang in self._gangs:
+            gang.disband()
+
+
+class Rank(Worker):
+    """A worker that has peers."""
+
+    def host(self) -> str:
+        """Opens the store at which a gang's ranks meet, and says where. The kernel picks the port and it is never let go: no race for it."""
+        from torch.distributed import TCPStore
+
+        self._store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)  # lives as long as this process
+        return f"tcp://{HOST}:{self._store.port}"
+
+    def open(self, seat: Seat) -> Fault | None:
+        """Opens the stage in the surroundings that torchrun would give it."""
+        if seat.world > 1:
+            port = seat.rendezvous.rpartition(":")[2]
+            # With an agent's store, init_process_group makes clients only; rank 0 would else try to bind the port once more.
+            os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR=HOST, MASTER_PORT=port)
+            os.environ.update(RANK=str(seat.rank), WORLD_SIZE=str(seat.world), LOCAL_RANK="0")  # each sees its own GPU only
+        return super().open(seat)
+
+
+class Gang:
+    """A place for one gang. It is lost as a whole and replaced as a whole; its place on the cluster is kept, and moved by Ray if a node dies."""
+
+    def __init__(self, name: str, stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, placement_seconds: float) -> None:
+        self._name = name
+        self._degree = degree
+        self._settings = settings
+        self._arguments = (stage, storage, settings.threads)
+        self._placement_seconds = placement_seconds
+        self._room: PlacementGroup | None = None
+        self._ranks: list[ActorHandle[Any]] = []
+
+    async def serve(self, order: Order, on_part: OnPart) -> Any:
+        """Rank 0's record, or a `Fault`. All ranks get the same order. A gang whose call is broken off dies with it."""
+        watch = Watch(self._settings.watchdog_seconds)
+        try:
+            if not self._ranks and (fault := await self._muster()) is not None:
+                self.dismiss()
+                return _of_gang(fault)
+            watch.heard()
+            ended = await together([replying(rank, order, on_part, watch) for rank in self._ranks], watch, self._settings.settle_seconds)
+        except BaseException:
+            self.dismiss()
+            raise
+        if not ended.intact:
+            self.dismiss()
+        return _of_gang(ended.verdict())
+
+    def dismiss(self) -> None:
+        """Ends all ranks at once: one that waits in a collective for a lost one hears nothing else."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+
+    def disband(self) -> None:
+        """Ends the gang and gives up its place on the cluster."""
+        self.dismiss()
+        if self._room is not None:
+            remove_placement_group(self._room)
+            self._room = None
+
+    async def _muster(self) -> Fault | None:
+        """Brings up all ranks: a place on one node, the processes, the store they meet at, the weights."""
+        settings, degree = self._settings, self._degree
+        each = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, "memory": float(settings.memory_bytes_per_rank or 0)}
+        if self._room is None:
+            self._room = placement_group([{name: amount for name, amount in each.items() if amount}] * degree, strategy="STRICT_PACK")
+        hired = ray.remote(Rank).options(
+            num_cpus=settings.cpus_per_rank, num_gpus=settings.gpus_per_rank, memory=settings.memory_bytes_per_rank, **NO_SECOND_LIFE
+        )
+        seats = [PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=index) for index in range(degree)]
+        self._ranks = [hired.options(scheduling_strategy=seat).remote(*self._arguments) for seat in seats]
+        try:
+            await placed(self._name, self._ranks, f"a gang of {degree} x ({words(each)})", self._placement_seconds)
+            rendezvous = "" if degree == 1 else await self._ranks[0].host.remote()
+        except RayError as error:
+            return loss(error)
+        device = "cuda:0" if settings.gpus_per_rank else "cpu"
+        calls = [opening(rank, Seat(index, degree, device, rendezvous)) for index, rank in enumerate(self._ranks)]
+        return (await together(calls, Watch(settings.open_seconds), settings.settle_seconds)).verdict()
+
+
+def _of_gang(answer: Any) -> Any:
+    """A lost rank is a lost gang."""
+    if isinstance(answer, Fault) and answer.kind is FailureClass.WORKER_LOST:
+        return replace(answer, kind=FailureClass.GANG_LOST)
+    return answer

@@ -1,0 +1,32 @@
+"""The pools of a run, by the name of their stage."""
+
+from collections.abc import Mapping
+
+from pipeline.pools.inline import InlinePool, Turn
+from pipeline.pools.pool import Pool
+from pipeline.pools.settings import GangSettings, InlineSettings, PoolsSettings
+from pipeline.pools.worker import Worker
+from pipeline.storage import StorageSettings
+from stages.contract import Stage
+from stages.errors import ConfigError
+
+
+def open_pools(stages: Mapping[str, Stage], degree: int, settings: PoolsSettings, storage: StorageSettings) -> dict[str, Pool]:
+    """One pool per stage, still without workers: those come with the first orders. `degree` processes make a gang."""
+    if isinstance(settings, InlineSettings):
+        if degree > 1:
+            raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
+        turn = Turn([None])
+        return {name: InlinePool(lambda stage=stage: Worker(stage, storage, None), turn, settings.retry) for name, stage in stages.items()}
+
+    from pipeline.pools.actors import ActorPool
+    from pipeline.pools.gangs import GangPool
+
+    pools: dict[str, Pool] = {}
+    for name, stage in stages.items():
+        share = getattr(settings, name)
+        if isinstance(share, GangSettings):
+            pools[name] = GangPool(name, stage, degree, share, storage, placement_seconds=settings.placement_seconds, retry=settings.retry)
+        else:
+            pools[name] = ActorPool(name, stage, share, storage, placement_seconds=settings.placement_seconds, retry=settings.retry)
+    return pools

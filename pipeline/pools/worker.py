@@ -1,0 +1,81 @@
+"""A stage at work in a process: it opens once, then turns orders into committed records. Knows nothing of Ray."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.files import CallFiles
+from pipeline.ledger import Ledger
+from pipeline.pools.pool import Order
+from pipeline.pools.retry import Fault, fault_of
+from pipeline.storage import Storage, StorageSettings
+from stages.contract import Seat, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something the stage has yielded."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The call has ended well: the record that holds for its key from now on; None from ranks other than 0."""
+
+    record: Any
+
+
+Reply = Part | Done | Fault
+
+
+class Worker:
+    """One process's share of a pool. Errors are given as `Fault`, never raised: who listens may be on another machine."""
+
+    def __init__(self, stage: Stage, storage: StorageSettings, threads: int | None) -> None:
+        """`threads` for tensor work; None leaves the process as it is."""
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first imported, which is in the stage's `open`
+        self._stage = stage
+        self._storage_settings = storage
+        self._threads = threads
+        self._seat = Seat()
+
+    def open(self, seat: Seat) -> Fault | None:
+        """Makes the stage ready to work at this seat."""
+        self._seat = seat
+        try:
+            self._storage = Storage(self._storage_settings)
+            self._stage.open(seat)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the driver decides what it means
+            return fault_of(error)
+        if self._threads is not None and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(self._threads)
+        return None
+
+    def work(self, order: Order) -> Iterator[Reply]:
+        """The stage's parts as they come, then `Done` or a `Fault`. The last part of a stage that yields is its record.
+
+        Only rank 0 speaks and commits; what the other ranks make is dropped.
+        """
+        first = self._seat.rank == 0
+        try:
+            with CallFiles(self._storage, stage=order.stage, key=order.key) as files:
+                record = self._stage(*order.records, files=files)
+                if isinstance(record, Iterator):
+                    parts, record = record, None
+                    for record in parts:
+                        if first:
+                            yield Part(record)
+                if first:
+                    record = Ledger(self._storage).commit(order.stage, order.key, files.attempt, record)
+        except Exception as error:  # noqa: BLE001 - as above
+            yield fault_of(error)
+        else:
+            yield Done(record if first else None)
+
+    def close(self) -> None:
+        """Lets go of what `open` took."""
+        self._stage.close()

@@ -1,0 +1,36 @@
+"""What segmentation can be told."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.settings import Decides, Settings
+
+
+class SegmentSettings(Settings):
+    """Where a film is cut, and into which windows."""
+
+    window_frames: Decides[int] = Field(ge=5)
+    """Frames the denoiser makes in one pass, of the form 4n+1."""
+    overlap_frames: Decides[int] = Field(ge=1)
+    """Frames of a window that repeat the end of the window before, of the form 4n+1."""
+    detector: Decides[Literal["adaptive", "content", "off"]]
+    """adaptive: a frame that differs far more from its predecessor than its neighbours do; content: one that differs much; off: no cuts."""
+    min_change: Decides[float] = Field(gt=0, le=255)
+    """The least change of hue, saturation and brightness that can be a cut, mean of the three over all pixels, in 8-bit levels."""
+    min_ratio: Decides[float] = Field(ge=1)
+    """adaptive only: how many times the mean change of the neighbouring frames a cut must be."""
+    min_shot_frames: Decides[int] = Field(ge=1)
+    """A shot shorter than this is a flash and stays with the shot before it. 1 keeps every shot."""
+    extend: Decides[Literal["hold", "bounce"]]
+    """What footage shows after its end where the speech is longer: its last frame, or itself backwards and forwards in turn."""
+
+    @model_validator(mode="after")
+    def _windows_move(self) -> Self:
+        for name, frames in (("window_frames", self.window_frames), ("overlap_frames", self.overlap_frames)):
+            if frames % 4 != 1:
+                below = max(1, (frames - 1) // 4 * 4 + 1)
+                raise ValueError(f"{name} is {frames}; the video autoencoder packs 4 frames into one after the first: take {below} or {below + 4}")
+        if self.overlap_frames >= self.window_frames:
+            raise ValueError(f"overlap_frames is {self.overlap_frames}, which leaves nothing new in windows of {self.window_frames} frames")
+        return self

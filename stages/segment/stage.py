@@ -1,0 +1,40 @@
+"""Finds the shots of a film and plans the windows that will make them."""
+
+from stages.contract import Files, Seat
+from stages.records import Length, Segment, Source
+from stages.segment.plan import film_frames, join_flashes, plan_segments
+from stages.segment.settings import SegmentSettings
+
+
+class SegmentStage:
+    """Source and length policy in, the film's segments out. A photograph is one segment."""
+
+    def __init__(self, config: SegmentSettings) -> None:
+        self.config = config
+
+    def open(self, seat: Seat) -> None:
+        """Nothing to load: the detectors are small and made anew for each film."""
+
+    def __call__(self, source: Source, length: Length | None, *, files: Files) -> tuple[Segment, ...]:
+        n_frames = film_frames(source, length)
+        return plan_segments(
+            n_frames,
+            source.n_frames,
+            self._cuts(source, files),
+            window_frames=self.config.window_frames,
+            overlap_frames=self.config.overlap_frames,
+            extend=self.config.extend,
+        )
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+    def _cuts(self, source: Source, files: Files) -> tuple[int, ...]:
+        if not source.moving or self.config.detector == "off":
+            return ()
+        from stages.segment.scenes import find_cuts
+
+        cuts, seen = find_cuts(files.fetch(source.picture), self.config)
+        if seen != source.n_frames:  # ingest made this file and counted it: a difference is our mistake, and would shift every cut after it
+            raise RuntimeError(f"{source.picture.uri} holds {seen} frames, but its record says {source.n_frames}")
+        return join_flashes(cuts, source.n_frames, self.config.min_shot_frames)
