@@ -59,7 +59,7 @@ verify: $(READY) ## the model against golden tensors of the original release
 
 wheel: $(READY) ## the wheel and the source archive, in dist/
 	@rm -rf dist
-	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	@ls -1 dist/*
 
 clean: ## everything that make made, but for finished films in outputs/

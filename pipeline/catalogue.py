@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import Field
 
+from pipeline.storage import locate
 from pipeline.tables import Row, read_rows
-from stages.errors import ConfigError
+from stages.errors import BadInput, ConfigError
 from stages.records import Box, Job, Length, Material, Prompt, Speaker, Turns
 from stages.settings import Decides, Settings
 
@@ -82,7 +84,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
                     good[row.line] = judged
                 else:
                     bad[row.line] = judged
-    except OSError as error:
+    except (OSError, BadInput) as error:
         raise ConfigError(f"catalogue {uri} cannot be read: {error}") from error
     for name, lines in lines_of.items():
         if len(lines) > 1:
@@ -164,8 +166,9 @@ def _unknown(column: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    short = Repr()  # never the whole of what may be a megabyte, or a thousand brackets deep
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
 
 
 def _identifier(value: Any) -> str:
@@ -188,23 +191,25 @@ def _place(value: Any, catalogue: str) -> str:
     text = _text(value)
     if not text or text != text.strip() or any(character in text for character in "\n\r\t"):
         raise ValueError(f"{_shown(value)}; wanted the URI of a file, without spaces around it or line breaks")
-    if "::" in text:
-        raise ValueError(f"{_shown(value)} chains file systems with '::'; wanted a plain URI")
+    scheme, home = locate(catalogue)
     if SCHEME.match(text):
         authority = text.partition("://")[2].partition("/")[0]
         if "@" in authority:
             raise ValueError(f"the URI on {_shown(authority.rpartition('@')[2])} carries a user or password; wanted credentials in the environment")
-        return text
-    if not SCHEME.match(catalogue):
-        return str(Path(catalogue).absolute().parent / text)
-    if text.startswith("/"):
-        return text
-    scheme, _, rest = catalogue.partition("://")
-    host, _, path = rest.partition("?")[0].partition("/")
-    joined = posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
-    if joined.split("/")[0] == "..":
-        raise ValueError(f"{_shown(value)} leads out of {scheme}://{host}")
-    return f"{scheme}://{host}/{joined}"
+        absolute = text
+    elif scheme == "file" or text.startswith("/"):
+        absolute = str(Path(home).parent / text)
+    else:
+        host, _, path = home.partition("://")[2].partition("?")[0].partition("/")
+        joined = posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
+        if joined.split("/")[0] == "..":
+            raise ValueError(f"{_shown(value)} leads out of {scheme}://{host}")
+        absolute = f"{scheme}://{host}/{joined}"
+    try:
+        locate(absolute)
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+    return absolute
 
 
 def _one_of(kind: type[Kind], value: Any) -> Kind:
@@ -255,8 +260,10 @@ def _speakers(value: Any, place: Callable[[Any], str]) -> tuple[Speaker, ...]:
     found = []
     for one in value:
         if not isinstance(one, dict) or one.get("speech") is None or set(one) - {"speech", "box"}:
-            raise ValueError(f"{_shown(one)}; wanted {{speech: URI, box: [x_min, y_min, x_max, y_max]}}, the box only where there are two")
+            raise ValueError(f"{_shown(one)}; wanted {{speech: URI, box: [x_min, y_min, x_max, y_max]}}, the box where it is known")
         found.append(Speaker(place(one["speech"]), None if one.get("box") is None else _box(one["box"])))
+    if len({speaker.box is None for speaker in found}) > 1:
+        raise ValueError("one of two has no box; wanted a box for both or for none (then they are taken to be left and right)")
     return tuple(found)
 
 

@@ -167,7 +167,7 @@ def _parquet(uri: str, stream: BinaryIO, head: bytes) -> Iterator[Row]:
             for index in range(batch.num_rows):
                 number += 1
                 yield _parquet_row(number, batch.slice(index, 1))
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, ValueError, OSError, EOFError) as error:  # ValueError: a column name that is not UTF-8
         raise ConfigError(f"catalogue {uri} cannot be read as Parquet: {error}") from error
 
 

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from stages.model.settings import whole_latents
 from stages.settings import Decides, Settings
 
 
@@ -27,10 +28,8 @@ class SegmentSettings(Settings):
 
     @model_validator(mode="after")
     def _windows_move(self) -> Self:
-        for name, frames in (("window_frames", self.window_frames), ("overlap_frames", self.overlap_frames)):
-            if frames % 4 != 1:
-                below = max(1, (frames - 1) // 4 * 4 + 1)
-                raise ValueError(f"{name} is {frames}; the video autoencoder packs 4 frames into one after the first: take {below} or {below + 4}")
+        whole_latents("window_frames", self.window_frames)
+        whole_latents("overlap_frames", self.overlap_frames)
         if self.overlap_frames >= self.window_frames:
             raise ValueError(f"overlap_frames is {self.overlap_frames}, which leaves nothing new in windows of {self.window_frames} frames")
         return self

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -62,6 +62,7 @@ def test_a_second_voice_that_starts_later_counts_to_its_end() -> None:
     assert film_frames(source, None) == 63  # 2.5 s, 62.5 frames
 
 
+@settings(deadline=None)
 @given(
     fps=st.sampled_from([8.0, 16.0, 23.976, 24.0, 25.0, 29.97, 30.0]),
     n_samples=st.integers(1, 16000 * 7200),
@@ -90,6 +91,7 @@ def test_what_footage_shows_after_its_end() -> None:
     assert [source_frame(f, 1, "bounce") for f in range(3)] == [0, 0, 0]
 
 
+@settings(deadline=None)
 @given(n_source=st.integers(1, 50), frames=st.integers(1, 300))
 def test_bounced_footage_never_jumps(n_source: int, frames: int) -> None:
     shown = [source_frame(f, n_source, "bounce") for f in range(frames)]
@@ -127,6 +129,7 @@ def test_windows_that_fit_are_not_padded() -> None:
 sizes = st.integers(1, 25).flatmap(lambda n: st.tuples(st.just(4 * n + 1), st.integers(0, n - 1).map(lambda m: 4 * m + 1)))
 
 
+@settings(deadline=None)
 @given(
     n_frames=st.integers(1, 600),
     n_source=st.integers(1, 400),

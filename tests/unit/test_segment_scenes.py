@@ -8,30 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from stages.contract import Seat
+from stages.contract import Files, Seat
 from stages.records import Artifact, Length, Source, Span, Voice
 from stages.segment.settings import SegmentSettings
 from stages.segment.stage import SegmentStage
 
 WIDTH, HEIGHT = 320, 180
 PALETTE = ((200, 40, 30), (30, 170, 60), (240, 220, 90), (40, 60, 190), (230, 230, 230))
-
-
-class Folder:
-    """Artifacts that already lie on this disk."""
-
-    def fetch(self, what: Artifact | str) -> Path:
-        assert isinstance(what, Artifact)
-        return Path(what.uri)
-
-    def keep(self, path: Path, kind: str) -> Artifact:
-        raise NotImplementedError
-
-    def scratch(self) -> Path:
-        raise NotImplementedError
-
-    def deliver(self, path: Path, name: str) -> str:
-        raise NotImplementedError
 
 
 def settings(**changed: object) -> SegmentSettings:
@@ -78,10 +61,10 @@ def source(path: Path, n_frames: int, speech_seconds: float) -> Source:
     return Source(picture, True, WIDTH, HEIGHT, 25.0, n_frames, (Voice(sound, 16000, round(16000 * speech_seconds), 0, None),))
 
 
-def spans(path: Path, n_frames: int, *, length: Length | None = None, speech_seconds: float = 0.04, **changed: object) -> list[Span]:
+def spans(files: Files, path: Path, n_frames: int, *, length: Length | None = None, speech_seconds: float = 0.04, **changed: object) -> list[Span]:
     stage = SegmentStage(settings(**changed))
     stage.open(Seat())
-    segments = stage(source(path, n_frames, speech_seconds), length, files=Folder())
+    segments = stage(source(path, n_frames, speech_seconds), length, files=files)
     stage.close()
     return [segment.span for segment in segments]
 
@@ -94,59 +77,59 @@ def three_shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("detector", [{"detector": "adaptive"}, {"detector": "content", "min_change": 27.0}])
-def test_cuts_are_found_to_the_frame(three_shots: Path, detector: dict[str, object]) -> None:
-    assert spans(three_shots, 80, **detector) == [Span(0, 23), Span(23, 63), Span(63, 80)]
+def test_cuts_are_found_to_the_frame(files: Files, three_shots: Path, detector: dict[str, object]) -> None:
+    assert spans(files, three_shots, 80, **detector) == [Span(0, 23), Span(23, 63), Span(63, 80)]
 
 
-def test_footage_known_to_be_whole_is_not_opened(tmp_path: Path) -> None:
+def test_footage_known_to_be_whole_is_not_opened(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "not really footage.mp4"
     path.write_bytes(b"x")
-    assert spans(path, 80, detector="off") == [Span(0, 80)]
+    assert spans(files, path, 80, detector="off") == [Span(0, 80)]
 
 
-def test_one_shot_is_one_segment(tmp_path: Path) -> None:
+def test_one_shot_is_one_segment(files: Files, tmp_path: Path) -> None:
     write(tmp_path / "one.mp4", draw([60]))
-    assert spans(tmp_path / "one.mp4", 60) == [Span(0, 60)]
+    assert spans(files, tmp_path / "one.mp4", 60) == [Span(0, 60)]
 
 
-def test_noise_is_not_a_hundred_shots(tmp_path: Path) -> None:
+def test_noise_is_not_a_hundred_shots(files: Files, tmp_path: Path) -> None:
     write(tmp_path / "noise.mp4", np.random.default_rng(1).integers(0, 256, (40, HEIGHT, WIDTH, 3), dtype=np.uint8))
-    assert spans(tmp_path / "noise.mp4", 40) == [Span(0, 40)]
+    assert spans(files, tmp_path / "noise.mp4", 40) == [Span(0, 40)]
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3])
-def test_footage_of_a_few_frames(tmp_path: Path, n_frames: int) -> None:
+def test_footage_of_a_few_frames(files: Files, tmp_path: Path, n_frames: int) -> None:
     write(tmp_path / "few.mp4", draw([n_frames]))
-    assert spans(tmp_path / "few.mp4", n_frames) == [Span(0, n_frames)]
+    assert spans(files, tmp_path / "few.mp4", n_frames) == [Span(0, n_frames)]
 
 
-def test_cuts_next_to_both_ends_are_seen(tmp_path: Path) -> None:
+def test_cuts_next_to_both_ends_are_seen(files: Files, tmp_path: Path) -> None:
     write(tmp_path / "ends.mp4", draw([1, 20, 1]))
-    assert spans(tmp_path / "ends.mp4", 22, min_shot_frames=1) == [Span(0, 1), Span(1, 21), Span(21, 22)]
-    assert spans(tmp_path / "ends.mp4", 22, min_shot_frames=4) == [Span(0, 1), Span(1, 22)]
+    assert spans(files, tmp_path / "ends.mp4", 22, min_shot_frames=1) == [Span(0, 1), Span(1, 21), Span(21, 22)]
+    assert spans(files, tmp_path / "ends.mp4", 22, min_shot_frames=4) == [Span(0, 1), Span(1, 22)]
 
 
-def test_a_flash_does_not_become_a_segment(tmp_path: Path) -> None:
+def test_a_flash_does_not_become_a_segment(files: Files, tmp_path: Path) -> None:
     write(tmp_path / "flash.mp4", draw([20, 2, 20]))
-    assert spans(tmp_path / "flash.mp4", 42) == [Span(0, 22), Span(22, 42)]
+    assert spans(files, tmp_path / "flash.mp4", 42) == [Span(0, 22), Span(22, 42)]
 
 
-def test_a_shorter_film_ends_inside_a_shot_and_a_longer_one_bounces(three_shots: Path) -> None:
-    assert spans(three_shots, 80, length=Length.SHORTEST, speech_seconds=1.2) == [Span(0, 23), Span(23, 30)]
-    longer = spans(three_shots, 80, length=Length.AUDIO, speech_seconds=5.0, extend="bounce")
+def test_a_shorter_film_ends_inside_a_shot_and_a_longer_one_bounces(files: Files, three_shots: Path) -> None:
+    assert spans(files, three_shots, 80, length=Length.SHORTEST, speech_seconds=1.2) == [Span(0, 23), Span(23, 30)]
+    longer = spans(files, three_shots, 80, length=Length.AUDIO, speech_seconds=5.0, extend="bounce")
     assert longer == [Span(0, 23), Span(23, 63), Span(63, 96), Span(96, 125)]  # the mirror of frame 62 is frame 96
-    held = spans(three_shots, 80, length=Length.AUDIO, speech_seconds=5.0, extend="hold")
+    held = spans(files, three_shots, 80, length=Length.AUDIO, speech_seconds=5.0, extend="hold")
     assert held == [Span(0, 23), Span(23, 63), Span(63, 125)]
 
 
-def test_a_miscounted_source_is_our_own_mistake(three_shots: Path) -> None:
+def test_a_miscounted_source_is_our_own_mistake(files: Files, three_shots: Path) -> None:
     with pytest.raises(RuntimeError, match=r"holds 80 frames.*says 81"):
-        spans(three_shots, 81)
+        spans(files, three_shots, 81)
 
 
-def test_a_photograph_is_one_segment_and_is_not_opened() -> None:
+def test_a_photograph_is_one_segment_and_is_not_opened(files: Files) -> None:
     still = Artifact("nowhere.png", "0" * 64, 0, "picture/png")
     voice = Voice(Artifact("sound", "0" * 64, 0, "sound/flac"), 48000, 96000, 0, None)
-    (segment,) = SegmentStage(settings())(Source(still, False, 8, 8, 25.0, 1, (voice,)), None, files=Folder())
+    (segment,) = SegmentStage(settings())(Source(still, False, 8, 8, 25.0, 1, (voice,)), None, files=files)
     assert segment.span == Span(0, 50)
     assert [window.span.start for window in segment.windows] == [0, 12, 24, 36]

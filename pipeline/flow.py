@@ -1,0 +1,21 @@
+"""How a row of the catalogue becomes a film. Read this first: it is the whole program in two functions."""
+
+from asyncio import gather
+
+from pipeline.crew import Crew, all_of
+from stages.records import Clip, Job, Receipt, Seed, Segment, Source, Speech
+
+
+async def dub_job(job: Job, crew: Crew) -> Receipt:
+    """The film of one job, delivered."""
+    source = await crew.ingest(job.material)
+    segments, speech = await gather(crew.segment(source, job.length), crew.listen(source))
+    clips = await all_of(dub_segment(job, segment, source, speech, crew) for segment in segments)
+    film = await crew.assemble(source, clips)
+    return await crew.publish(job, source, film)
+
+
+async def dub_segment(job: Job, segment: Segment, source: Source, speech: Speech, crew: Crew) -> Clip:
+    """The frames of one segment. Segments know nothing of each other, so they spread over all gangs."""
+    conditions = await crew.condition(source, segment, job.prompt)
+    return await crew.generate(segment, conditions, speech, Seed(job.seed, job.id))

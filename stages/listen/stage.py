@@ -1,0 +1,53 @@
+"""Hears the new speech the way the model was taught to: wav2vec2 features, one row per film frame."""
+
+from typing import TYPE_CHECKING
+
+from stages.contract import Files, Seat
+from stages.errors import ConfigError
+from stages.listen.settings import ListenSettings
+from stages.records import Source, Speech
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.model.speech import SpeechEncoder
+
+
+class ListenStage:
+    """Source in, Speech out: a float32 row for every frame up to the end of the speech. Memory grows with the sound, not with its features."""
+
+    def __init__(self, config: ListenSettings) -> None:
+        self.config = config
+        self._ear: tuple[SpeechEncoder, np.ndarray] | None = None  # with what it hears in silence
+
+    def open(self, seat: Seat) -> None:
+        import torch
+
+        from stages.listen.hearing import silence_row
+        from stages.model.weights.bundle import open_bundle
+        from stages.model.weights.locate import locate
+
+        bundle = open_bundle(locate(self.config.weights), self.config.adapter, self.config.speech)
+        encoder = bundle.speech_encoder(torch.float32, seat.device)
+        self._ear = encoder, silence_row(encoder)
+
+    def __call__(self, source: Source, *, files: Files) -> Speech:
+        from stages.listen.hearing import hear
+        from stages.listen.timeline import FRAME_RATE
+        from stages.media.sound import read_mono
+        from stages.model.speech import SAMPLE_RATE
+
+        if self._ear is None:
+            raise RuntimeError("listening begins with open()")
+        encoder, silence = self._ear
+        if source.fps != FRAME_RATE:
+            raise ConfigError(
+                f"the film has {source.fps:g} frames a second, but the model hears speech at {FRAME_RATE}; set generate.model.fps={FRAME_RATE}"
+            )
+        sounds = [read_mono(files.fetch(voice.sound), SAMPLE_RATE) for voice in source.voices]
+        path = files.scratch() / "speech.safetensors"
+        n_frames, lufs = hear(path, source.voices, sounds, silence, encoder, self.config)
+        return Speech(files.keep(path, "tensors/safetensors"), n_frames, lufs)
+
+    def close(self) -> None:
+        self._ear = None

@@ -1,0 +1,252 @@
+"""Where on the film each voice is heard, how loud, and as what."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from stages.contract import Files, Seat
+from stages.errors import ConfigError
+from stages.listen.hearing import hear, silence_row
+from stages.listen.loudness import is_silent, level, measure
+from stages.listen.settings import ListenSettings
+from stages.listen.stage import ListenStage
+from stages.listen.tensors import create
+from stages.listen.timeline import place
+from stages.media.sound import write_flac
+from stages.model.speech import FRAME_SAMPLES
+from stages.model.speech import SAMPLE_RATE as RATE
+from stages.records import Artifact, Source, Voice
+
+SETTINGS = ListenSettings(
+    weights="bundled:tiny", adapter="", speech="", target_lufs=-23.0, silence_lufs=-60.0, chunk_seconds=2.0, context_seconds=0.5
+)
+GOLDEN = Path(__file__).parents[1] / "golden"
+HUSH = -1.0  # what the encoder below gives for silence
+
+
+class Ear:
+    """An encoder whose features are plain to see: the mean magnitude of the frame's samples, twice; digital silence is HUSH."""
+
+    def __call__(self, samples: np.ndarray, frames: int | None = None) -> torch.Tensor:
+        whole = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+        heard = np.abs(whole).mean(1)
+        return torch.from_numpy(np.where(heard == 0, HUSH, heard).astype(np.float32))[:, None, None].expand(-1, 1, 2)
+
+    def in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
+        step = round(chunk_seconds * RATE)
+        for start in range(0, len(samples), step):
+            yield self(samples[start : start + step])
+
+
+def voice(start_sample: int, sample_rate: int = RATE, n_samples: int = 1) -> Voice:
+    return Voice(Artifact("sound", "0" * 64, 0, "sound/flac"), sample_rate, n_samples, start_sample, None)
+
+
+def tone(seconds: float, amplitude: float = 0.1) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * 440 / RATE * np.arange(round(seconds * RATE)))).astype(np.float32)
+
+
+def heard(tmp_path: Path, *sounds: tuple[Voice, np.ndarray]) -> tuple[int, tuple[float | None, ...], dict[str, np.ndarray]]:
+    ear = Ear()
+    path = tmp_path / "speech.safetensors"
+    voices, samples = zip(*sounds, strict=True)
+    n_frames, lufs = hear(path, voices, samples, silence_row(ear), ear, SETTINGS)
+    return n_frames, lufs, load_file(path)
+
+
+def spoken(rows: np.ndarray) -> list[int]:
+    return np.flatnonzero(rows[:, 0, 0] != HUSH).tolist()
+
+
+# -- on the timeline ------------------------------------------------------------------------------------------------------
+
+
+def test_one_voice_from_the_beginning(tmp_path: Path) -> None:
+    n_frames, lufs, tensors = heard(tmp_path, (voice(0), tone(5.01)))
+    assert n_frames == 126  # the last frame holds 10 ms of it
+    assert tensors["speaker_0"].shape == (126, 1, 2)
+    assert spoken(tensors["speaker_0"]) == list(range(126))
+    assert tensors["silence"].tolist() == [[HUSH, HUSH]]
+    assert lufs[0] == pytest.approx(-23.7, abs=0.3)  # a sine of amplitude 0.1 has -23 dB of power, and K-weighting takes a little at 440 Hz
+
+
+def test_two_voices_of_unequal_length_together(tmp_path: Path) -> None:
+    n_frames, _, tensors = heard(tmp_path, (voice(0), tone(1.0)), (voice(0), tone(2.0)))
+    assert n_frames == 50
+    assert spoken(tensors["speaker_0"]) == list(range(25))
+    assert spoken(tensors["speaker_1"]) == list(range(50))
+
+
+def test_two_voices_in_turn(tmp_path: Path) -> None:
+    second = voice(round(1.25 * 48_000), 48_000)
+    n_frames, _, tensors = heard(tmp_path, (voice(0), tone(1.25)), (second, tone(0.75)))
+    assert n_frames == 50
+    assert spoken(tensors["speaker_0"]) == list(range(32))  # 31.25 frames
+    assert spoken(tensors["speaker_1"]) == list(range(31, 50))
+    assert tensors["speaker_1"][31, 0, 0] < 0.8 * tensors["speaker_1"][32, 0, 0]  # a quarter of that frame is still silent
+
+
+@pytest.mark.parametrize("seconds", [1 / RATE, 0.01, 0.04, 0.3])
+def test_the_shortest_sounds(tmp_path: Path, seconds: float) -> None:
+    n_frames, lufs, tensors = heard(tmp_path, (voice(0), tone(seconds) + 0.01))
+    assert n_frames == len(tensors["speaker_0"]) == max(1, round(seconds * 25))
+    assert spoken(tensors["speaker_0"]) == list(range(n_frames))
+    assert lufs == (None,)
+
+
+@pytest.mark.parametrize("sound", [np.zeros(RATE, np.float32), tone(1.0, 1e-4), np.zeros(100, np.float32)])
+def test_a_voice_that_is_silent_is_heard_as_silence(tmp_path: Path, sound: np.ndarray) -> None:
+    n_frames, _, tensors = heard(tmp_path, (voice(0), sound), (voice(0), tone(2.0)))
+    assert n_frames == 50
+    assert spoken(tensors["speaker_0"]) == []
+    assert spoken(tensors["speaker_1"]) == list(range(50))
+
+
+@settings(deadline=None)
+@given(start=st.integers(0, 10**9), rate=st.sampled_from([8000, 16000, 22050, 44100, 48000, 192000]), n_samples=st.integers(1, 10**9))
+def test_a_voice_is_placed_to_the_sample(start: int, rate: int, n_samples: int) -> None:
+    where = place(start, rate, n_samples)
+    assert abs((where.first_frame * FRAME_SAMPLES + where.lead) / RATE - start / rate) <= 0.5 / RATE + 1e-9
+    assert where.lead + n_samples + where.tail == where.frames * FRAME_SAMPLES
+    assert 0 <= where.lead < FRAME_SAMPLES
+    assert 0 <= where.tail < FRAME_SAMPLES
+
+
+# -- loudness -------------------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_speech_is_brought_to_the_target() -> None:
+    for amplitude in (0.003, 0.1, 0.9):
+        sound = tone(2.0, amplitude)
+        lufs = measure(sound, RATE)
+        levelled = level(sound, lufs, -23.0)
+        assert measure(levelled, RATE) == pytest.approx(-23.0, abs=0.01)
+        assert levelled.dtype == np.float32
+
+
+def test_what_has_no_loudness_stays_as_it_is() -> None:
+    short = tone(0.39)
+    assert measure(short, RATE) is None
+    assert level(short, None, -23.0) is short
+    assert measure(np.zeros(RATE, np.float32), RATE) is None
+    assert measure(tone(1.0, 1e-5), RATE) is None  # below the standard's own gate
+
+
+def test_what_is_silent() -> None:
+    assert is_silent(np.zeros(RATE, np.float32), RATE, None, -60.0)
+    assert is_silent(np.zeros(9, np.float32), RATE, None, -60.0)
+    assert not is_silent(tone(0.1), RATE, None, -60.0)
+    noise = np.random.default_rng(0).normal(0, 5e-4, RATE).astype(np.float32)
+    lufs = measure(noise, RATE)
+    assert lufs == pytest.approx(-64, abs=2)
+    assert is_silent(noise, RATE, lufs, -60.0)
+    assert not is_silent(noise, RATE, lufs, -70.0)
+
+
+@pytest.mark.parametrize("clip", ["loud.0", "loud.1"])
+def test_levels_are_those_of_the_original(clip: str) -> None:
+    golden = load_file(GOLDEN / "utils.safetensors")
+    lufs = measure(golden[f"{clip}.in"], RATE)
+    assert lufs == pytest.approx(json.loads((GOLDEN / "utils.json").read_text())[clip]["lufs_in"], abs=1e-6)
+    np.testing.assert_allclose(level(golden[f"{clip}.in"], lufs, -23.0), golden[f"{clip}.out"], atol=1e-6)
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_filled_in_pieces_is_a_safetensors_file(tmp_path: Path) -> None:
+    path = tmp_path / "pieces.safetensors"
+    tensors = create(path, {"a": (3, 2), "silence": (5,)})
+    tensors["a"][1:] = [[1, 2], [3, 4]]
+    tensors["silence"][:] = np.arange(5)
+    del tensors
+    with safe_open(path, "pt") as file:
+        assert sorted(file.keys()) == ["a", "silence"]
+        assert file.get_tensor("a").tolist() == [[0, 0], [1, 2], [3, 4]]
+        assert file.get_slice("silence")[1:3].tolist() == [1, 2]
+
+
+# -- the whole stage, with the bundled model ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[ListenStage]:
+    stage = ListenStage(SETTINGS)
+    stage.open(Seat())
+    yield stage
+    stage.close()
+
+
+def recorded(files: Files, samples: np.ndarray, sample_rate: int = RATE, start_sample: int = 0) -> Voice:
+    path = files.scratch() / "voice.flac"
+    write_flac(path, [(samples * 32767).astype(np.int16)[None]], sample_rate, "mono")
+    return Voice(files.keep(path, "sound/flac"), sample_rate, len(samples), start_sample, None)
+
+
+def photograph(*voices: Voice, fps: float = 25.0) -> Source:
+    return Source(Artifact("picture", "0" * 64, 0, "picture/png"), False, 64, 64, fps, 1, voices)
+
+
+def babble(seconds: float, sample_rate: int = RATE) -> np.ndarray:
+    """Something that changes all the time, as speech does."""
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    return (0.2 * np.sin(2 * np.pi * (200 * time + 30 * np.sin(9 * time))) * (1 + np.sin(23 * time)) / 2).astype(np.float32)
+
+
+def test_speech_is_heard_frame_by_frame(stage: ListenStage, files: Files) -> None:
+    source = photograph(recorded(files, babble(3.0, 48_000), 48_000))
+    speech = stage(source, files=files)
+    assert speech.n_frames == 75
+    assert speech.features.kind == "tensors/safetensors"
+    tensors = load_file(files.fetch(speech.features))
+    assert tensors["speaker_0"].dtype == np.float32
+    assert tensors["speaker_0"].shape == (75, *tensors["silence"].shape)
+    assert np.isfinite(tensors["speaker_0"]).all()
+    assert len(np.unique(tensors["speaker_0"].round(4), axis=0)) == 75  # no row stands for two frames
+    again = load_file(files.fetch(stage(source, files=files).features))
+    assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+
+
+def test_the_second_speaker_waits_in_silence(stage: ListenStage, files: Files) -> None:
+    speech = stage(photograph(recorded(files, babble(1.0)), recorded(files, babble(0.6), RATE, RATE)), files=files)
+    assert speech.n_frames == 40
+    tensors = load_file(files.fetch(speech.features))
+    assert (tensors["speaker_0"][25:] == tensors["silence"]).all()
+    assert (tensors["speaker_1"][:25] == tensors["silence"]).all()
+    assert not (tensors["speaker_0"][:25] == tensors["silence"]).all(axis=(1, 2)).any()
+    assert not (tensors["speaker_1"][25:] == tensors["silence"]).all(axis=(1, 2)).any()
+
+
+def test_forty_milliseconds_and_less(stage: ListenStage, files: Files) -> None:
+    for n_samples in (1, 399, 640):
+        speech = stage(photograph(recorded(files, babble(1.0)[3000 : 3000 + n_samples])), files=files)
+        assert speech.n_frames == 1
+        assert speech.lufs == (None,)
+        assert np.isfinite(load_file(files.fetch(speech.features))["speaker_0"]).all()
+
+
+def test_silence_is_silence(stage: ListenStage, files: Files) -> None:
+    speech = stage(photograph(recorded(files, np.zeros(RATE, np.float32))), files=files)
+    tensors = load_file(files.fetch(speech.features))
+    assert speech.n_frames == 25
+    assert (tensors["speaker_0"] == tensors["silence"]).all()
+    assert speech.lufs == (None,)
+
+
+def test_how_loud_it_was_recorded_is_not_heard(stage: ListenStage, files: Files) -> None:
+    loud, soft = (load_file(files.fetch(stage(photograph(recorded(files, babble(2.0) * gain)), files=files).features)) for gain in (1.0, 0.05))
+    # in the pauses the soft one's 16-bit steps are heard, hence the mean; features spread over about 1
+    assert np.abs(loud["speaker_0"] - soft["speaker_0"]).mean() < 0.02
+
+
+def test_a_film_at_another_rate_is_refused(stage: ListenStage, files: Files) -> None:
+    with pytest.raises(ConfigError, match=r"24 frames a second.*generate\.model\.fps=25"):
+        stage(photograph(recorded(files, babble(1.0)), fps=24.0), files=files)
