@@ -1,0 +1,215 @@
+"""The run log: what was asked, what happened, what failed, how it ended. The driver is its only writer; `dub status` and `dub rerun` read it.
+
+runs/<id>/run.json             what was asked
+runs/<id>/events/000000.parquet, ...   what happened, a chunk every few seconds
+runs/<id>/dead/<job>.json      a dead letter per failed job
+runs/<id>/summary.json         how it ended; not there while it goes on, or where the driver was killed
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from threading import Condition, Thread
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import quote
+
+from pipeline.storage import Storage
+from stages.errors import BadInput, ConfigError, Transient
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+FLUSH_EVENTS = 5000
+READS_AT_ONCE = 16
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job."""
+
+    time: float  # seconds since 1970
+    job: str
+    segment: int | None
+    window: int | None
+    stage: str  # empty for the job as a whole
+    what: str  # started | finished | reused | retried | failed | window | job_done | job_failed
+    seconds: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Why a job got no film, and how to try it alone."""
+
+    job: str
+    stage: str
+    segment: int | None
+    kind: str  # of failure: whether the input, the storage, a worker or the code is to blame
+    reason: str
+    attempts: int
+    trace: str  # the end of the traceback
+    repro: str  # a command
+
+
+class RunLog:
+    """Takes events at once and writes them in the background, so that a slow server does not slow the run. Leaving its `with` writes the rest."""
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        self.run = run
+        self._storage = storage
+        self._events: list[Event] = []
+        self._chunks = 0
+        self._closed = False
+        self._changed = Condition()
+        self._writer = Thread(target=self._write_on, name="run log", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    def begin(cls, storage: Storage, record: Mapping[str, Any]) -> Self:
+        """A new run, such as 20261121-070512-3fa2: date, time in UTC, and the fraction of the second in hex, so that ids sort by age."""
+        while True:
+            now = datetime.now(UTC)
+            run = f"{now:%Y%m%d-%H%M%S}-{now.microsecond * 65536 // 1_000_000:04x}"
+            if storage.create(f"runs/{run}/run.json", _json({"run": run, "started": now.isoformat(), **record})):
+                return cls(storage, run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def event(self, event: Event) -> None:
+        """Notes it down; it is in the storage a few seconds later."""
+        with self._changed:
+            self._events.append(event)
+            if len(self._events) >= FLUSH_EVENTS:
+                self._changed.notify()
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        """Writes it at once."""
+        self._storage.put(f"runs/{self.run}/dead/{_file_name(letter.job)}", _json(asdict(letter)))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes what is left, and how it ended. Raises Transient or ConfigError where the storage fails to the last."""
+        self.close()
+        self._storage.put(f"runs/{self.run}/summary.json", _json({"run": self.run, "ended": datetime.now(UTC).isoformat(), **summary}))
+
+    def close(self) -> None:
+        """Writes what is left. Raises Transient or ConfigError where the storage fails to the last."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._writer.join()
+        self._flush()
+
+    def _write_on(self) -> None:
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._events) >= FLUSH_EVENTS, FLUSH_SECONDS)
+            try:
+                self._flush()
+            except (Transient, ConfigError) as error:
+                log.warning("run %s: %d events wait to be written: %s", self.run, len(self._events), error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, FLUSH_SECONDS)
+
+    def _flush(self) -> None:
+        with self._changed:
+            events = list(self._events)
+        if events:
+            self._storage.put(f"runs/{self.run}/events/{self._chunks:06d}.parquet", _parquet(events))
+            self._chunks += 1
+            with self._changed:
+                del self._events[: len(events)]
+
+
+def runs(storage: Storage) -> list[str]:
+    """Ids of all runs, the latest last."""
+    return storage.list("runs")
+
+
+def latest_run(storage: Storage) -> str | None:
+    """Id of the run begun last, if there is one."""
+    return max(runs(storage), default=None)
+
+
+def read_run(storage: Storage, run: str) -> dict[str, Any]:
+    """What was asked. Raises BadInput for an unknown run."""
+    data = storage.read(f"runs/{_known(run)}/run.json")
+    if data is None:
+        raise BadInput(f"there is no run {run} under {storage.root}; the latest are: {', '.join(runs(storage)[-5:]) or 'none'}")
+    return cast(dict[str, Any], json.loads(data))
+
+
+def read_summary(storage: Storage, run: str) -> dict[str, Any] | None:
+    """How it ended; None while it goes on, or where its driver was killed."""
+    data = storage.read(f"runs/{_known(run)}/summary.json")
+    return None if data is None else cast(dict[str, Any], json.loads(data))
+
+
+def read_events(storage: Storage, run: str) -> list[dict[str, Any]]:
+    """What happened so far, in order; keys as in `Event`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    chunks = _read_all(storage, f"runs/{_known(run)}/events")
+    if not chunks:
+        return []
+    return cast(list[dict[str, Any]], pa.concat_tables(pq.read_table(BytesIO(chunk)) for chunk in chunks).to_pylist())
+
+
+def read_dead(storage: Storage, run: str) -> list[DeadLetter]:
+    """The dead letters, by job."""
+    return [DeadLetter(**json.loads(letter)) for letter in _read_all(storage, f"runs/{_known(run)}/dead")]
+
+
+def _read_all(storage: Storage, folder: str) -> list[bytes]:
+    names = storage.list(folder)
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        found = threads.map(lambda name: storage.read(f"{folder}/{name}"), names)
+        return [data for data in found if data is not None]
+
+
+def _parquet(events: list[Event]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        {
+            "time": pa.float64(),
+            "job": pa.string(),
+            "segment": pa.int32(),
+            "window": pa.int32(),
+            "stage": pa.string(),
+            "what": pa.string(),
+            "seconds": pa.float64(),
+            "detail": pa.string(),
+        }
+    )
+    out = BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(event) for event in events], schema), out, compression="zstd")
+    return out.getvalue()
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=1, ensure_ascii=False).encode()
+
+
+def _file_name(job: str) -> str:
+    """Ids are checked when the catalogue is read; this holds whoever calls."""
+    return f"{quote(job, safe='')}.json"
+
+
+def _known(run: str) -> str:
+    """The id, which may come from a command line, if it is safe as part of a name."""
+    if not RUN_ID.fullmatch(run):
+        raise BadInput(f"{run!r} is not the id of a run; they look like 20261121-070512-3fa2")
+    return run

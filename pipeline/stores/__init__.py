@@ -1,0 +1,1 @@
+"""Places where bytes lie: folders of this machine, and whatever fsspec reaches."""

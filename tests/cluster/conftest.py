@@ -1,0 +1,22 @@
+"""Servers that the tests of this folder share."""
+
+from collections.abc import Iterator
+
+import pytest
+from servers import S3Server, start_moto, start_swift
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Moto over HTTP."""
+    server, processes = start_moto(tmp_path_factory.mktemp("moto"))
+    yield server
+    processes.stop()
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Swift with its S3 interface over HTTP."""
+    server, processes = start_swift(tmp_path_factory.mktemp("swift"))
+    yield server
+    processes.stop()

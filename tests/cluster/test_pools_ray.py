@@ -1,0 +1,416 @@
+"""Pools on a real local Ray: results, parts, and everything that can happen to a process while it works."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray import cloudpickle
+
+from launch.cluster import cluster
+from pipeline.pools.actors import ActorPool
+from pipeline.pools.gangs import GangPool
+from pipeline.pools.pool import Label, Order
+from pipeline.pools.retry import Exhausted, FailureClass
+from pipeline.pools.settings import ActorSettings, ClusterSettings, GangSettings, RetrySettings
+from pipeline.storage import Options, S3Options, StorageSettings
+from stages.contract import Files, Seat
+from stages.errors import BadInput, ConfigError
+from stages.records import Artifact, Chunk, Clip, Span
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test module
+
+RETRY = RetrySettings(
+    storage=3, worker_lost=2, gang_lost=2, node_lost=2, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.01, backoff_limit_seconds=0.02
+)
+LOCAL = ClusterSettings(kind="local", address=None, cpus=2, object_store_bytes=100 * 2**20, log_level="error", worker_output=False)
+ROOT = Path(__file__).parents[2]
+PLACEMENT_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_ray() -> Iterator[None]:
+    with cluster(LOCAL):
+        yield
+    assert not ray.is_initialized()
+
+
+@dataclass
+class Diary:
+    """What the stages of a test did, written to files since they are in other processes."""
+
+    folder: Path
+
+    def note(self, name: str, **facts: Any) -> int:
+        """Writes down a deed; how often it was done before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = len(self.read(name))
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps({"pid": os.getpid(), **facts}) + "\n")
+        return before
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    async def written(self, name: str) -> list[dict[str, Any]]:
+        """The deeds, once there is one."""
+        while not (deeds := self.read(name)):
+            await asyncio.sleep(0.02)
+        return deeds
+
+
+@dataclass
+class DoesAsTold:
+    """A stage whose first argument says what is to happen to its process."""
+
+    diary: Diary
+    config: Any = None
+
+    def open(self, seat: Seat) -> None:
+        self.diary.note("opened", device=seat.device, threads=os.environ["OMP_NUM_THREADS"])
+
+    def __call__(self, deed: str, name: str, *, files: Files) -> Any:
+        before = self.diary.note(name)
+        if deed == "refuse":
+            raise BadInput(f"{name}: audio is 0 s long")
+        if deed == "die" or (deed == "die once" and before == 0):
+            os._exit(9)
+        if deed == "bug":
+            raise Unpicklable(name, 7)
+        if deed == "hang" and before == 0:
+            time.sleep(3600)
+        if deed == "windows":
+            return self._windows(name, files)
+        return Span(0, len(name))
+
+    def _windows(self, name: str, files: Files) -> Iterator[Chunk | Clip]:
+        chunks = []
+        for index in range(3):
+            picture = files.scratch() / "picture.txt"
+            picture.write_text(f"{name} {index}")
+            chunks.append(Chunk(files.keep(picture, "text"), 1))
+            yield chunks[-1]
+        yield Clip(0, Span(0, 3), tuple(chunks))
+
+    def close(self) -> None: ...
+
+
+class Unpicklable(Exception):
+    def __init__(self, what: str, size: int) -> None:
+        super().__init__(f"{what} of size {size}")
+
+
+@dataclass
+class AddsUp:
+    """A stage for gangs: the ranks add up their numbers, window by window."""
+
+    diary: Diary
+    config: Any = None
+
+    def open(self, seat: Seat) -> None:
+        import torch.distributed as dist
+
+        self.seat = seat
+        self.diary.note("opened", rank=seat.rank, world=seat.world)
+        if seat.world > 1:
+            dist.init_process_group("gloo", init_method=seat.rendezvous, rank=seat.rank, world_size=seat.world)
+
+    def __call__(self, deed: str, name: str, *, files: Files) -> Iterator[Chunk | Clip]:
+        before = self.diary.note(f"{name}.{self.seat.rank}")
+        if deed == "refuse":
+            raise BadInput(f"{name}: no face")
+        chunks = []
+        for index in range(3):
+            last = self.seat.rank == self.seat.world - 1
+            if index == 1 and last and (deed == "die" or (deed == "die once" and before == 0)):
+                os._exit(9)
+            if index == 1 and last and deed == "hang once" and before == 0:
+                time.sleep(3600)
+            if index == 1 and last and deed == "bug":
+                raise KeyError("a bug on one rank")
+            chunks.append(Chunk(Artifact(f"{name}/{index}", "", 0, "chunk/mkv"), self._sum(index)))
+            yield chunks[-1]
+        yield Clip(0, Span(0, 3), tuple(chunks))
+
+    def _sum(self, index: int) -> int:
+        import torch
+        import torch.distributed as dist
+
+        number = torch.tensor([float(self.seat.rank + 1 + index)])
+        if self.seat.world > 1:
+            dist.all_reduce(number)
+        return int(number)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Diary:
+    return Diary(tmp_path / "diary")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageSettings:
+    s3 = S3Options(
+        endpoint_url=None, region_name=None, addressing_style="auto", request_checksum_calculation="when_supported", connect_seconds=5, read_seconds=5
+    )
+    return StorageSettings(
+        root=str(tmp_path / "storage"),
+        options=Options(s3=s3),
+        input_schemes=("file",),
+        max_input_gib=1,
+        cache=str(tmp_path / "cache"),
+        cache_gib=1,
+        attempts=2,
+    )
+
+
+def actor_settings(actors: int = 1, cpus: float = 0.1, watchdog_seconds: float = PATIENCE_SECONDS) -> ActorSettings:
+    return ActorSettings(actors=actors, cpus=cpus, gpus=0, memory_bytes=None, threads=1, watchdog_seconds=watchdog_seconds)
+
+
+def actor_pool(diary: Diary, storage: StorageSettings, settings: ActorSettings, placement_seconds: float = PLACEMENT_SECONDS) -> ActorPool:
+    return ActorPool("ingest", DoesAsTold(diary), settings, storage, placement_seconds=placement_seconds, retry=RETRY)
+
+
+def gang_pool(diary: Diary, storage: StorageSettings, degree: int, watchdog_seconds: float = PATIENCE_SECONDS) -> GangPool:
+    settings = GangSettings(
+        gangs=1,
+        cpus_per_rank=0.1,
+        gpus_per_rank=0,
+        memory_bytes_per_rank=None,
+        threads=1,
+        open_seconds=PATIENCE_SECONDS,
+        watchdog_seconds=watchdog_seconds,
+        settle_seconds=5,
+    )
+    return GangPool("generate", AddsUp(diary), degree, settings, storage, placement_seconds=PLACEMENT_SECONDS, retry=RETRY)
+
+
+def order(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> Order:
+    return Order(stage, name, (deed, name), Label(name), (priority,))
+
+
+def unheard(part: Any) -> None:
+    """For orders whose parts do not matter."""
+
+
+def on(pool: ActorPool | GangPool, work: Coroutine[Any, Any, Any]) -> Any:
+    """Does the work, then closes the pool."""
+
+    async def main() -> Any:
+        try:
+            return await work
+        finally:
+            await pool.close()
+
+    return asyncio.run(main())
+
+
+def gone(pids: set[int]) -> bool:
+    """Whether these processes end; Ray is asked to end them, not to wait for it."""
+    for _ in range(200):
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_actors_give_records_and_parts_and_outlive_bad_input(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings())
+    heard: list[Any] = []
+
+    async def work() -> None:
+        assert await pool.run(order("", "four"), unheard) == Span(0, 4)
+        with pytest.raises(BadInput, match=r"^five: audio is 0 s long$") as refused:
+            await pool.run(order("refuse", "five"), unheard)
+        assert type(refused.value) is BadInput
+        clip = await pool.run(order("windows", "film"), heard.append)
+        assert isinstance(clip, Clip)
+        assert heard == [*clip.chunks, clip]
+        assert [Path(chunk.picture.uri).read_text() for chunk in clip.chunks] == ["film 0", "film 1", "film 2"]
+
+    on(pool, work())
+    (opened,) = diary.read("opened")
+    assert (opened["device"], opened["threads"]) == ("cpu", "1")
+    assert {deed["pid"] for name in ("four", "five", "film") for deed in diary.read(name)} == {opened["pid"]}
+    assert gone({opened["pid"]})
+
+
+def test_a_committed_record_holds(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings())
+
+    async def work() -> list[Any]:
+        first = Order("ingest", "key", ("", "four"), Label("a"), (0.0,))
+        later = Order("ingest", "key", ("", "longer"), Label("b"), (0.0,))
+        return [await pool.run(first, unheard), await pool.run(later, unheard)]
+
+    assert on(pool, work()) == [Span(0, 4), Span(0, 4)]
+
+
+def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings(actors=2))
+
+    async def work() -> list[Any]:
+        deeds = {"poison": "die", "unlucky": "die once", "one": "", "two": "", "three": ""}
+        return await asyncio.gather(*(pool.run(order(deed, name), unheard) for name, deed in deeds.items()), return_exceptions=True)
+
+    poison, *others = on(pool, work())
+    assert isinstance(poison, Exhausted)
+    assert (poison.kind, poison.attempts) == (FailureClass.WORKER_LOST, 2)
+    assert others == [Span(0, 7), Span(0, 3), Span(0, 3), Span(0, 5)]
+    assert len({deed["pid"] for deed in diary.read("poison")}) == 2
+    assert len({deed["pid"] for deed in diary.read("unlucky")}) == 2
+
+
+def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings())
+
+    async def work() -> Exhausted:
+        with pytest.raises(Exhausted, match="Unpicklable: crash of size 7") as bug:
+            await pool.run(order("bug", "crash"), unheard)
+        assert await pool.run(order("", "four"), unheard) == Span(0, 4)
+        return bug.value
+
+    bug = on(pool, work())
+    assert (bug.kind, bug.attempts) == (FailureClass.CODE, 1)
+    assert "raise Unpicklable(name, 7)" in bug.trace
+    assert diary.read("crash")[0]["pid"] != diary.read("four")[0]["pid"]
+
+
+def test_kill_9_and_silence_are_survived(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings(watchdog_seconds=10))
+
+    async def work() -> list[Any]:
+        hit = asyncio.create_task(pool.run(order("hang", "shot"), unheard))
+        os.kill((await diary.written("shot"))[0]["pid"], signal.SIGKILL)
+        return [await hit, await pool.run(order("hang", "silent"), unheard)]
+
+    assert on(pool, work()) == [Span(0, 4), Span(0, 6)]
+    assert len(diary.read("shot")) == len(diary.read("silent")) == 2
+
+
+def test_a_cancelled_run_frees_its_place_and_ends_its_worker(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings())
+
+    async def work() -> None:
+        stuck = asyncio.create_task(pool.run(order("hang", "stuck"), unheard))
+        last = asyncio.create_task(pool.run(order("", "last", 2.0), unheard))
+        soon = asyncio.create_task(pool.run(order("", "soon", 1.0), unheard))
+        await diary.written("stuck")
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+        assert stuck.cancelled()
+        assert await soon == await last == Span(0, 4)
+
+    on(pool, work())
+    assert gone({diary.read("stuck")[0]["pid"]})
+    opened = diary.read("opened")
+    assert len(opened) == 2
+    assert (diary.folder / "soon").stat().st_mtime_ns < (diary.folder / "last").stat().st_mtime_ns
+
+
+def test_close_breaks_off_what_is_going_on(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings())
+
+    async def work() -> None:
+        runs = [asyncio.create_task(pool.run(order("hang", "stuck"), unheard)), asyncio.create_task(pool.run(order("", "waits"), unheard))]
+        await diary.written("stuck")
+        await pool.close()
+        await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 60)
+        assert all(run.cancelled() for run in runs)
+
+    on(pool, work())
+    assert gone({diary.read("stuck")[0]["pid"]})
+    assert not diary.read("waits")
+
+
+def test_no_room_is_said(diary: Diary, storage: StorageSettings) -> None:
+    pool = actor_pool(diary, storage, actor_settings(cpus=64), placement_seconds=1)
+    with pytest.raises(ConfigError, match=r"ingest: no node had room for 64 CPU, 0 GPU within 1 s; the cluster has .*: 2 CPU, 0 GPU.*pools\.ingest"):
+        on(pool, pool.run(order("", "big"), unheard))
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_a_gang_works_together(degree: int, diary: Diary, storage: StorageSettings) -> None:
+    pool = gang_pool(diary, storage, degree)
+    heard: list[Any] = []
+
+    async def work() -> Any:
+        with pytest.raises(BadInput, match=r"^portrait: no face$"):
+            await pool.run(order("refuse", "portrait", stage="generate"), unheard)
+        return await pool.run(order("", "film", stage="generate"), heard.append)
+
+    clip = on(pool, work())
+    ranks = range(1, degree + 1)
+    assert [chunk.frames for chunk in clip.chunks] == [sum(rank + window for rank in ranks) for window in range(3)]
+    assert heard == [*clip.chunks, clip]
+    opened = diary.read("opened")
+    assert sorted((deed["rank"], deed["world"]) for deed in opened) == [(rank, degree) for rank in range(degree)]  # refused, but not rebuilt
+    assert gone({deed["pid"] for deed in opened})
+    assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
+
+
+@pytest.mark.parametrize("deed", ["die once", "hang once"])
+def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(deed: str, diary: Diary, storage: StorageSettings) -> None:
+    pool = gang_pool(diary, storage, 2, watchdog_seconds=10)
+    heard: list[Any] = []
+    clip = on(pool, pool.run(order(deed, "film", stage="generate"), heard.append))
+    assert [chunk.frames for chunk in clip.chunks] == [3, 5, 7]
+    assert heard == [clip.chunks[0], *clip.chunks, clip]  # a window made before the loss is heard of at once
+    opened = diary.read("opened")
+    assert sorted(deed["rank"] for deed in opened) == [0, 0, 1, 1]
+    assert len({deed["pid"] for deed in opened}) == 4
+
+
+def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: Diary, storage: StorageSettings) -> None:
+    pool = gang_pool(diary, storage, 2)
+
+    async def work() -> list[Any]:
+        jobs = [("die", "poison", 0.0), ("bug", "bug", 1.0), ("", "film", 2.0)]
+        return await asyncio.gather(
+            *(pool.run(order(deed, name, priority, "generate"), unheard) for deed, name, priority in jobs), return_exceptions=True
+        )
+
+    poison, bug, clip = on(pool, work())
+    assert isinstance(poison, Exhausted)
+    assert (poison.kind, poison.attempts) == (FailureClass.GANG_LOST, 2)
+    assert isinstance(bug, Exhausted)
+    assert (bug.kind, bug.attempts) == (FailureClass.CODE, 1)
+    assert "a bug on one rank" in bug.trace
+    assert [chunk.frames for chunk in clip.chunks] == [3, 5, 7]
+
+
+def test_an_existing_cluster_is_joined_and_left_alone() -> None:
+    address = ray.get_runtime_context().gcs_address
+    joins = f"""
+import ray
+from launch.cluster import cluster
+from pipeline.pools.settings import ClusterSettings
+
+settings = ClusterSettings.model_validate({{**{LOCAL.model_dump()!r}, "kind": "existing", "address": {address!r}}})
+with cluster(settings):
+    print(ray.cluster_resources()["CPU"])
+print(ray.is_initialized())
+"""
+    joined = subprocess.run([sys.executable, "-c", joins], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert joined.stdout.split() == ["2.0", "False"], joined.stderr
+    assert ray.cluster_resources()["CPU"] == 2
+
+
+def test_a_cluster_within_a_cluster_is_the_same() -> None:
+    with cluster(LOCAL):
+        assert ray.cluster_resources()["CPU"] == 2
+    assert ray.is_initialized()

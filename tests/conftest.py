@@ -1,0 +1,23 @@
+"""What tests of every kind may ask for."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.storage import Storage, StorageSettings
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+@pytest.fixture
+def storage_settings(tmp_path: Path) -> StorageSettings:
+    """The shipped settings, with everything in a folder of the test."""
+    values = yaml.safe_load((CONF / "storage" / "local.yaml").read_text())
+    return StorageSettings(**{**values, "root": str(tmp_path / "root"), "cache": str(tmp_path / "node"), "attempts": 2})
+
+
+@pytest.fixture
+def storage(storage_settings: StorageSettings) -> Storage:
+    """A storage in a folder of the test."""
+    return Storage(storage_settings)

@@ -1,0 +1,116 @@
+"""The run log: one writer, and readers that may come at any time."""
+
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from pipeline import events
+from pipeline.events import DeadLetter, Event, RunLog, latest_run, read_dead, read_events, read_run, read_summary, runs
+from pipeline.storage import Storage
+from stages.errors import BadInput, Transient
+
+STARTED = Event(1.5, "a", None, None, "ingest", "started", None, "")
+WINDOW = Event(2.5, "a", 3, 1, "generate", "window", 12.25, "2/5")
+LETTER = DeadLetter("a", "ingest", None, "input", "a.mp4: Ünsinn", 1, "Traceback ...", "dub rerun --ids a")
+
+
+def test_a_run_is_read_back_as_it_was_written(storage: Storage):
+    with RunLog.begin(storage, {"catalogue": "a.jsonl", "jobs": ["a", "b"]}) as log:
+        log.event(STARTED)
+        log.event(WINDOW)
+        log.dead_letter(LETTER)
+        assert read_summary(storage, log.run) is None
+        log.finish({"done": [], "seconds": 3.5})
+    asked = read_run(storage, log.run)
+    assert asked["jobs"] == ["a", "b"]
+    assert asked["run"] == log.run
+    assert asked["started"].endswith("+00:00")
+    assert read_events(storage, log.run) == [asdict(STARTED), asdict(WINDOW)]
+    assert read_dead(storage, log.run) == [LETTER]
+    summary = read_summary(storage, log.run)
+    assert summary is not None
+    assert summary["seconds"] == 3.5
+
+
+def test_runs_are_in_the_order_of_their_beginning(storage: Storage):
+    assert latest_run(storage) is None
+    begun = []
+    for _ in range(5):
+        with RunLog.begin(storage, {}) as log:
+            begun.append(log.run)
+    assert runs(storage) == begun
+    assert latest_run(storage) == begun[-1]
+
+
+def test_events_of_a_run_going_on_can_be_read(storage: Storage, monkeypatch):
+    monkeypatch.setattr(events, "FLUSH_EVENTS", 3)
+    written = threading.Event()
+    put = storage.put
+
+    def telling(name: str, source: bytes | Path) -> str:
+        uri = put(name, source)
+        written.set()
+        return uri
+
+    monkeypatch.setattr(storage, "put", telling)
+    with RunLog.begin(storage, {}) as log:
+        for number in range(3):
+            log.event(Event(float(number), "a", number, None, "generate", "finished", 1.0, ""))
+        assert written.wait(30)
+        assert [event["segment"] for event in read_events(storage, log.run)] == [0, 1, 2]
+        log.event(WINDOW)
+    assert [event["segment"] for event in read_events(storage, log.run)] == [0, 1, 2, 3]
+    assert len(storage.list(f"runs/{log.run}/events")) == 2
+
+
+def test_events_survive_a_storage_that_fails_for_a_while(storage: Storage, monkeypatch, caplog):
+    monkeypatch.setattr(events, "FLUSH_EVENTS", 1)
+    failed = threading.Event()
+    put = storage.put
+
+    def failing(name: str, source: bytes | Path) -> str:
+        if not failed.is_set():
+            failed.set()
+            raise Transient("the bucket is on holiday")
+        return put(name, source)
+
+    monkeypatch.setattr(storage, "put", failing)
+    with RunLog.begin(storage, {}) as log:
+        log.event(STARTED)
+        assert failed.wait(30)
+        log.event(WINDOW)
+    assert read_events(storage, log.run) == [asdict(STARTED), asdict(WINDOW)]
+    assert "on holiday" in caplog.text
+
+
+def test_a_driver_that_fails_still_writes_its_last_events(storage: Storage):
+    with pytest.raises(RuntimeError), RunLog.begin(storage, {}) as log:
+        log.event(STARTED)
+        raise RuntimeError
+    assert read_events(storage, log.run) == [asdict(STARTED)]
+    assert read_summary(storage, log.run) is None
+
+
+@pytest.mark.parametrize("job", ["../../escape", "a/b", "..", ".", "ümlaut ?#%"])
+def test_no_job_id_leaves_the_folder_of_dead_letters(storage: Storage, job: str):
+    letter = DeadLetter(job, "ingest", 2, "input", "", 1, "", "")
+    with RunLog.begin(storage, {}) as log:
+        log.dead_letter(letter)
+    assert read_dead(storage, log.run) == [letter]
+    assert len(storage.list(f"runs/{log.run}/dead")) == 1
+
+
+@pytest.mark.parametrize("read", [read_run, read_summary, read_events, read_dead])
+@pytest.mark.parametrize("run", ["..", "../cas", "latest", ""])
+def test_a_run_id_is_checked(storage: Storage, read, run: str):
+    with pytest.raises(BadInput, match="not the id of a run"):
+        read(storage, run)
+
+
+def test_an_unknown_run_is_told_with_the_latest_ones(storage: Storage):
+    with RunLog.begin(storage, {}) as log:
+        pass
+    with pytest.raises(BadInput, match=log.run):
+        read_run(storage, "20000101-000000-0000")

@@ -1,0 +1,158 @@
+"""The `Files` of one call: fetched, verified, kept, and cleared away."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.cache import Cache
+from pipeline.files import CallFiles
+from pipeline.scratch import scratch_folder
+from pipeline.storage import Storage, StorageSettings
+from stages.errors import BadInput, Transient
+from stages.records import Artifact
+
+KEY = "ab" + "0" * 62
+
+
+def artifact(data: bytes, uri: str = "s3://bucket/a.bin") -> Artifact:
+    return Artifact(uri, hashlib.sha256(data).hexdigest(), len(data), "test/bin")
+
+
+def files_of(storage: Storage) -> CallFiles:
+    return CallFiles(storage, stage="ingest", key=KEY)
+
+
+def test_what_is_kept_can_be_fetched(storage: Storage, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    with files_of(storage) as files:
+        kept = files.keep(tmp_path / "a.png", "picture/png")
+    assert kept == replace(artifact(b"picture"), uri=kept.uri, kind="picture/png")
+    assert f"/cas/ingest/ab/{KEY}/{files.attempt}/" in kept.uri
+    with files_of(storage) as files:
+        assert files.fetch(kept).read_bytes() == b"picture"
+
+
+def test_files_of_one_name_do_not_meet(storage: Storage):
+    with files_of(storage) as files, files_of(storage) as other_call:
+        kept = []
+        for call, data in ((files, b"1"), (files, b"2"), (files, b"3"), (other_call, b"4")):
+            path = call.scratch() / "chunk.mkv"
+            path.write_bytes(data)
+            kept.append(call.keep(path, "chunk/mkv"))
+        assert [files.fetch(one).read_bytes() for one in kept] == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("damage", [b"pictur3", b"pict"])
+def test_a_damaged_artifact_is_noticed(storage: Storage, tmp_path: Path, damage: bytes):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    with files_of(storage) as files:
+        kept = files.keep(tmp_path / "a.png", "picture/png")
+        Path(kept.uri).write_bytes(damage)
+        with pytest.raises(Transient, match=r"were kept|was kept"):
+            files.fetch(kept)
+
+
+def test_an_artifact_that_is_gone_says_so(storage: Storage, tmp_path: Path):
+    with files_of(storage) as files, pytest.raises(Transient, match="gone from the storage"):
+        files.fetch(artifact(b"x", str(tmp_path / "never")))
+
+
+def test_inputs_are_read_in_place_or_refused(storage: Storage, tmp_path: Path):
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    with files_of(storage) as files:
+        assert files.fetch(str(tmp_path / "a.mp4")) == tmp_path / "a.mp4"
+        with pytest.raises(BadInput, match="not there"):
+            files.fetch(str(tmp_path / "b.mp4"))
+
+
+def test_scratch_goes_with_the_call(storage: Storage):
+    with pytest.raises(RuntimeError), files_of(storage) as files:
+        one, other = files.scratch(), files.scratch()
+        assert one != other
+        (one / "half.mp4").write_bytes(b"x")
+        raise RuntimeError
+    assert list(Path(storage.settings.cache, "calls").iterdir()) == []
+
+
+def test_scratch_of_a_killed_process_is_swept_by_the_next(tmp_path: Path):
+    code = (
+        "import os, pathlib\nfrom pipeline.scratch import scratch_folder\n"
+        f"with scratch_folder(pathlib.Path({str(tmp_path)!r})) as folder:\n (folder / 'big').write_bytes(b'x')\n os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert (left / "big").exists()
+    with scratch_folder(tmp_path) as alive, scratch_folder(tmp_path) as mine:
+        assert not left.exists()
+        assert alive.exists()
+        assert mine.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_delivery_replaces_what_was_there(storage: Storage, tmp_path: Path):
+    with files_of(storage) as files:
+        for data in (b"first", b"second"):
+            (tmp_path / "film.mp4").write_bytes(data)
+            uri = files.deliver(tmp_path / "film.mp4", "films/a.mp4")
+    assert uri == storage.uri("films/a.mp4")
+    assert storage.read("films/a.mp4") == b"second"
+
+
+# -- the node's cache -------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Counts how often it is asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.asked = 0
+
+    def __call__(self, to: Path) -> None:
+        self.asked += 1
+        to.write_bytes(self.data)
+
+
+def test_a_result_is_fetched_once_per_node(tmp_path: Path):
+    server = Server(b"features")
+    for number in range(3):
+        Cache(tmp_path / "cache", 10**6).link(artifact(b"features"), tmp_path / f"{number}", server)
+        assert (tmp_path / f"{number}").read_bytes() == b"features"
+    assert server.asked == 1
+
+
+def test_a_bad_download_is_neither_used_nor_cached(tmp_path: Path):
+    cache = Cache(tmp_path / "cache", 10**6)
+    with pytest.raises(Transient, match="sha256"):
+        cache.link(artifact(b"features"), tmp_path / "a", Server(b"f3atures"))
+    server = Server(b"features")
+    cache.link(artifact(b"features"), tmp_path / "b", server)
+    assert server.asked == 1
+
+
+def test_the_longest_unused_goes_first_and_stays_with_whoever_has_it(tmp_path: Path):
+    cache = Cache(tmp_path / "cache", 250)
+    old, new, next_ = (bytes([letter]) * 100 for letter in b"abc")
+    cache.link(artifact(old), tmp_path / "old", Server(old))
+    cache.link(artifact(new), tmp_path / "new", Server(new))
+    for age, data in ((50, old), (100, new)):
+        place = tmp_path / "cache" / artifact(data).sha256[:2] / artifact(data).sha256
+        os.utime(place, (place.stat().st_mtime - age,) * 2)
+    cache.link(artifact(next_), tmp_path / "next", Server(next_))
+    assert (tmp_path / "new").read_bytes() == new
+    again = {data: Server(data) for data in (old, new)}
+    for data, server in again.items():
+        cache.link(artifact(data), tmp_path / f"again-{server.data[0]}", server)
+    assert [server.asked for server in again.values()] == [0, 1]
+
+
+def test_a_cache_without_room_still_serves(storage_settings: StorageSettings, tmp_path: Path):
+    cache = Cache(tmp_path / "cache", 0)
+    cache.link(artifact(b"features"), tmp_path / "a", Server(b"features"))
+    assert (tmp_path / "a").read_bytes() == b"features"
+    assert list((tmp_path / "cache").glob("??/*")) == []

@@ -1,0 +1,258 @@
+"""Storage in a folder, and what it makes of hostile names, wrong settings and bad weather."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage import Options, Storage, StorageSettings, locate
+from pipeline.stores import insist as insisting
+from pipeline.stores.insist import insist
+from pipeline.stores.store import Missing, Refused, Stat, Taken
+from stages.errors import BadInput, ConfigError, Transient
+
+
+def with_root(settings: StorageSettings, root: str) -> StorageSettings:
+    return StorageSettings(**{**settings.model_dump(), "root": root})
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["key", "secret", "aws_secret_access_key", "token", "password", "account_key"])
+def test_credentials_in_the_settings_are_refused_and_not_repeated(storage_settings: StorageSettings, name: str):
+    values = storage_settings.model_dump()
+    values["options"]["s3"][name] = "hush-hush"
+    with pytest.raises(ConfigError, match=rf"storage\.options\.s3\.{name}.*AWS_ACCESS_KEY_ID") as refused:
+        StorageSettings(**values)
+    assert "hush-hush" not in str(refused.value)
+
+
+def test_credentials_deep_in_the_options_of_other_storages_are_refused(storage_settings: StorageSettings):
+    s3 = storage_settings.options.s3.model_dump()
+    with pytest.raises(ConfigError, match=r"storage\.options\.az\.client\.connection_string"):
+        Options.model_validate({"s3": s3, "az": {"client": {"connection_string": "hush-hush"}}})
+
+
+def test_credentials_in_the_root_are_refused_and_not_repeated(storage_settings: StorageSettings):
+    with pytest.raises(ConfigError, match="environment") as refused:
+        with_root(storage_settings, "s3://me:hush-hush@bucket/films")
+    assert "hush-hush" not in str(refused.value)
+
+
+def test_a_relative_root_is_the_same_for_workers_elsewhere(storage_settings: StorageSettings, monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    settings = with_root(storage_settings, "films/here/")
+    monkeypatch.chdir("/")
+    assert Storage(settings).uri("a") == f"{tmp_path}/films/here/a"
+
+
+def test_a_root_on_s3_keeps_its_prefix(storage_settings: StorageSettings):
+    assert Storage(with_root(storage_settings, "s3://bucket/prefix/")).uri("films/a.mp4") == "s3://bucket/prefix/films/a.mp4"
+
+
+def test_a_root_of_an_unknown_kind_is_a_config_error(storage_settings: StorageSettings):
+    with pytest.raises(ConfigError, match="nosuch"):
+        Storage(with_root(storage_settings, "nosuch://somewhere/else")).read("a")
+
+
+def test_a_storage_travels_to_other_processes(storage: Storage):
+    storage.put("a", b"1")
+    assert pickle.loads(pickle.dumps(storage)).read("a") == b"1"
+
+
+# -- names and URIs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../up", "a/../../up", "a//b", "a/", "./a", "line\nbreak", "nul\0"])
+def test_only_plain_names_lie_under_the_root(storage: Storage, name: str):
+    with pytest.raises(ValueError, match="plain relative name"):
+        storage.put(name, b"x")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "filecache::s3://bucket/a",
+        "zip://inner::/tmp/a.zip",
+        "/tmp/a\0b",
+        "s3://bucket/../other/a",
+        "s3://bucket/a.mp4?versionId=1",
+        "s3://",
+        "file://elsewhere/a",
+        "file:///tmp/%00",
+    ],
+)
+def test_uris_that_are_tricks_are_bad_input(storage: Storage, uri: str):
+    with pytest.raises(BadInput):
+        storage.stat_input(uri)
+
+
+@pytest.mark.parametrize("uri", ["https://example.org/a.mp4", "memory://a", "github://a/b", "reference://x"])
+def test_kinds_of_uri_not_allowed_are_bad_input(storage: Storage, uri: str):
+    with pytest.raises(BadInput, match="input_schemes"):
+        storage.stat_input(uri)
+
+
+def test_file_uris_are_decoded_and_paths_are_not(tmp_path: Path):
+    assert locate((tmp_path / "my film.mp4").as_uri()) == ("file", f"{tmp_path}/my film.mp4")
+    assert locate("/a/100%25.mp4") == ("file", "/a/100%25.mp4")
+
+
+# -- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_input_is_bad_input_that_names_it(storage: Storage, tmp_path: Path):
+    with pytest.raises(BadInput, match=r"nobody\.mp4 is not there"):
+        storage.stat_input(str(tmp_path / "nobody.mp4"))
+
+
+def test_folders_and_pipes_are_bad_input(storage: Storage, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadInput, match="is not a file"):
+            storage.stat_input(str(place))
+
+
+def test_an_input_that_is_too_large_is_bad_input(storage_settings: StorageSettings, tmp_path: Path):
+    storage = Storage(storage_settings.model_copy(update={"max_input_gib": 1e-6}))
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    (tmp_path / "b").write_bytes(b"x" * 2000)
+    assert storage.open_input(str(tmp_path / "a")).read() == b"x" * 1000
+    with pytest.raises(BadInput, match="max_input_gib"):
+        storage.stat_input(str(tmp_path / "b"))
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_holds_nothing_of_a_write_that_failed(storage: Storage, tmp_path: Path, monkeypatch):
+    storage.put("a", b"before")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    for call in (lambda: storage.put("a", b"after"), lambda: storage.create("b", b"after")):
+        with pytest.raises(Transient, match="No space left"):
+            call()
+    assert storage.read("a") == b"before"
+    assert os.listdir(storage.root) == ["a"]
+
+
+def test_a_file_of_another_kind_in_the_way_is_a_config_error(storage: Storage):
+    storage.put("a", b"x")
+    with pytest.raises(ConfigError, match=r"storage\.root"):
+        storage.put("a/b", b"x")
+
+
+def test_walk_goes_through_links(storage: Storage, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "vae.safetensors").write_bytes(b"123")
+    (tmp_path / "model" / "config.json").write_bytes(b"{}")
+    (tmp_path / "model" / "vae").symlink_to(tmp_path / "shared")
+    found = storage.walk(str(tmp_path / "model"))
+    assert {name: stat.bytes for name, stat in found.items()} == {"config.json": 2, "vae/vae.safetensors": 3}
+
+
+def test_walk_of_nothing_is_a_config_error(storage: Storage, tmp_path: Path):
+    with pytest.raises(ConfigError, match="nothing is there"):
+        storage.walk(str(tmp_path / "no-model"))
+
+
+# -- bad weather ------------------------------------------------------------------------------------------------------
+
+
+class Answer(Exception):
+    """An S3 server's refusal, shaped as botocore's ClientError is."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(code)
+        self.response = {"Error": {"Code": code, "Message": "said the server"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+def behind_an_os_error(cause: Exception) -> OSError:
+    """As s3fs raises it."""
+    error = OSError(errno.EINVAL, "hidden")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (Answer(412, "PreconditionFailed"), Taken),
+        (Answer(412, "412"), Taken),
+        (behind_an_os_error(Answer(412, "PreconditionFailed")), Taken),
+        (behind_an_os_error(Answer(409, "ConditionalRequestConflict")), Transient),
+        (Answer(503, "SlowDown"), Transient),
+        (Answer(500, "InternalError"), Transient),
+        (Answer(400, "RequestTimeout"), Transient),
+        (Answer(501, "NotImplemented"), Refused),
+        (Answer(403, "AccessDenied"), Refused),
+        (Answer(404, "NoSuchBucket"), Refused),
+        (Answer(404, "NoSuchKey"), Missing),
+        (Answer(403, "InvalidAccessKeyId"), ConfigError),
+        (Answer(403, "SignatureDoesNotMatch"), ConfigError),
+        (Answer(400, "AuthorizationHeaderMalformed"), ConfigError),
+        (FileNotFoundError(), Missing),
+        (FileExistsError(), Taken),
+        (PermissionError(errno.EACCES, "Permission denied"), Refused),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), Refused),
+        (OSError(errno.ESTALE, "Stale file handle"), Transient),
+        (ConnectionResetError(), Transient),
+        (TimeoutError(), Transient),
+    ],
+)
+def test_what_an_error_means(error: Exception, meaning: type[Exception], monkeypatch):
+    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+
+    def call() -> None:
+        raise error
+
+    with pytest.raises(meaning) as raised:
+        insist(call, "s3://bucket/key", 3)
+    assert "s3://bucket/key" in str(raised.value)
+
+
+def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(insisting, "sleep", waits.append)
+    tries: list[int] = []
+
+    def succeeds_at(last: int, error: Exception) -> int:
+        tries.append(1)
+        if len(tries) < last:
+            raise error
+        return len(tries)
+
+    assert insist(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 3) == 3
+    assert len(waits) == 2
+    assert all(0 <= wait <= insisting.LONGEST_WAIT_SECONDS for wait in waits)
+    tries.clear()
+    with pytest.raises(Transient):
+        insist(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 2)
+    tries.clear()
+    with pytest.raises(Refused):
+        insist(lambda: succeeds_at(3, Answer(403, "AccessDenied")), "s3://b/k", 9)
+    assert len(tries) == 1
+
+
+def test_our_own_bugs_come_through():
+    with pytest.raises(ZeroDivisionError):
+        insist(lambda: 1 // 0, "s3://b/k", 3)
+
+
+def test_stat_tells_versions_apart(storage: Storage):
+    uri = storage.put("a", b"one")
+    before = storage.stat(uri)
+    os.utime(uri, ns=(1, 1))
+    after = storage.stat(uri)
+    assert before is not None
+    assert after == Stat(3, "1")
+    assert before.version != after.version
