@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stages.records import Artifact
+from stages.settings import Settings
 
 
 class Files(Protocol):
@@ -41,10 +42,13 @@ class Stage(Protocol):
     and the `Clip` last. Heavy imports (torch, av, cv2) happen in `open` or below it, so that the driver never pays for them.
     """
 
-    config: Any
+    config: Settings
+
+    def __init__(self, config: Any) -> None: ...
 
     def open(self, seat: Seat) -> None: ...
 
-    def __call__(self, *records: Any, files: Files) -> Any | Iterator[Any]: ...
+    # Any names, since each stage has its own records; `files: Files` is always among them.
+    def __call__(self, *records: Any, **files: Any) -> Any | Iterator[Any]: ...
 
     def close(self) -> None: ...

@@ -19,8 +19,16 @@ class Role(Enum):
     NEUTRAL = "neutral"
 
 
+class Place(Enum):
+    """How a setting that names a place is to be read."""
+
+    WEIGHTS = "weights"  # a URI is replaced by a copy on the node before the stage opens
+
+
 Decides = Annotated[T, Role.DECIDES]
 Neutral = Annotated[T, Role.NEUTRAL]
+Weights = Annotated[str, Role.NEUTRAL, Place.WEIGHTS]
+"""Where files of a model lie. Neutral, since the digest of their bytes is part of every key that depends on them."""
 
 
 class Settings(BaseModel):

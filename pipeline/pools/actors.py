@@ -1,11 +1,10 @@
 """A pool of Ray actors: one process per worker, started when first needed and replaced when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, RayError, RayTaskError
 
 from pipeline.pools.pool import OnPart, Order
@@ -17,6 +16,9 @@ from pipeline.pools.worker import Part, Worker
 from pipeline.storage import StorageSettings
 from stages.contract import Seat, Stage
 from stages.errors import ConfigError
+
+Handle = Any
+"""A Ray actor; its methods come to be at run time, so no type knows them."""
 
 
 class ActorPool:
@@ -50,7 +52,7 @@ class Desk:
         self._settings = settings
         self._arguments = (stage, storage, settings.threads)
         self._placement_seconds = placement_seconds
-        self._worker: ActorHandle[Any] | None = None
+        self._worker: Handle | None = None
 
     async def serve(self, order: Order, on_part: OnPart) -> Any:
         """The record, or a `Fault`. The worker of a call that is broken off dies with it."""
@@ -82,9 +84,10 @@ class Desk:
             ray.kill(self._worker)
             self._worker = None
 
-    def _hire(self) -> "ActorHandle[Any]":
+    def _hire(self) -> Handle:
         settings = self._settings
-        hired = ray.remote(Worker).options(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory_bytes, **NO_SECOND_LIFE)
+        worker: Any = ray.remote(Worker)
+        hired = worker.options(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory_bytes, **NO_SECOND_LIFE)
         return hired.remote(*self._arguments)
 
     def _seat(self) -> Seat:
@@ -97,7 +100,7 @@ class Desk:
 NO_SECOND_LIFE: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
 
 
-async def placed(name: str, workers: Sequence["ActorHandle[Any]"], asked: str, seconds: float) -> None:
+async def placed(name: str, workers: Sequence[Handle], asked: str, seconds: float) -> None:
     """Waits until the processes run somewhere. Raises ConfigError when the cluster has found no room for them."""
     try:
         await asyncio.wait_for(asyncio.gather(*(worker.__ray_ready__.remote() for worker in workers)), seconds)
@@ -117,7 +120,7 @@ def words(resources: dict[str, float]) -> str:
     return ", ".join(said)
 
 
-async def opening(worker: "ActorHandle[Any]", seat: Seat) -> Fault | None:
+async def opening(worker: Handle, seat: Seat) -> Fault | None:
     """Opens a worker at its seat."""
     try:
         return await worker.open.remote(seat)
@@ -125,10 +128,12 @@ async def opening(worker: "ActorHandle[Any]", seat: Seat) -> Fault | None:
         return loss(error)
 
 
-async def replying(worker: "ActorHandle[Any]", order: Order, on_part: OnPart, watch: Watch) -> Any:
+async def replying(worker: Handle, order: Order, on_part: OnPart, watch: Watch) -> Any:
     """What the worker makes of an order: its record or a `Fault`. Each sign of life is noted, each part passed on."""
+    replies = worker.work.options(num_returns="streaming").remote(order)
     try:
-        async for reply in _stream(worker, order):
+        async for reference in replies:
+            reply = await reference
             watch.heard()
             if isinstance(reply, Part):
                 on_part(reply.value)
@@ -137,11 +142,6 @@ async def replying(worker: "ActorHandle[Any]", order: Order, on_part: OnPart, wa
     except RayError as error:
         return loss(error)
     raise RuntimeError(f"{order.stage}: the worker ended without an answer")
-
-
-async def _stream(worker: "ActorHandle[Any]", order: Order) -> AsyncIterator[Any]:
-    async for reference in worker.work.options(num_returns="streaming").remote(order):
-        yield await reference
 
 
 def loss(error: RayError) -> Fault:

@@ -5,12 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pipeline.pools.actors import NO_SECOND_LIFE, loss, opening, placed, replying, words
+from pipeline.pools.actors import NO_SECOND_LIFE, Handle, loss, opening, placed, replying, words
 from pipeline.pools.pool import OnPart, Order
 from pipeline.pools.retry import FailureClass, Fault, until_done
 from pipeline.pools.settings import GangSettings, RetrySettings
@@ -27,7 +26,15 @@ class GangPool:
     """As many gangs as the settings say, each serving one order at a time."""
 
     def __init__(
-        self, name: str, stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, *, placement_seconds: float, retry: RetrySettings
+        self,
+        name: str,
+        stage: Stage,
+        degree: int,
+        settings: GangSettings,
+        storage: StorageSettings,
+        *,
+        placement_seconds: float,
+        retry: RetrySettings,
     ) -> None:
         self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds) for _ in range(settings.gangs)]
         self._slots = Slots(self._gangs)
@@ -76,7 +83,7 @@ class Gang:
         self._arguments = (stage, storage, settings.threads)
         self._placement_seconds = placement_seconds
         self._room: PlacementGroup | None = None
-        self._ranks: list[ActorHandle[Any]] = []
+        self._ranks: list[Handle] = []
 
     async def serve(self, order: Order, on_part: OnPart) -> Any:
         """Rank 0's record, or a `Fault`. All ranks get the same order. A gang whose call is broken off dies with it."""
@@ -113,11 +120,10 @@ class Gang:
         each = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, "memory": float(settings.memory_bytes_per_rank or 0)}
         if self._room is None:
             self._room = placement_group([{name: amount for name, amount in each.items() if amount}] * degree, strategy="STRICT_PACK")
-        hired = ray.remote(Rank).options(
-            num_cpus=settings.cpus_per_rank, num_gpus=settings.gpus_per_rank, memory=settings.memory_bytes_per_rank, **NO_SECOND_LIFE
-        )
         seats = [PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=index) for index in range(degree)]
-        self._ranks = [hired.options(scheduling_strategy=seat).remote(*self._arguments) for seat in seats]
+        wanted = {"num_cpus": settings.cpus_per_rank, "num_gpus": settings.gpus_per_rank, "memory": settings.memory_bytes_per_rank, **NO_SECOND_LIFE}
+        rank: Any = ray.remote(Rank)
+        self._ranks = [rank.options(scheduling_strategy=seat, **wanted).remote(*self._arguments) for seat in seats]
         try:
             await placed(self._name, self._ranks, f"a gang of {degree} x ({words(each)})", self._placement_seconds)
             rendezvous = "" if degree == 1 else await self._ranks[0].host.remote()

@@ -1,6 +1,7 @@
 """The pools of a run, by the name of their stage."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from pipeline.pools.inline import InlinePool, Turn
 from pipeline.pools.pool import Pool
@@ -17,7 +18,7 @@ def open_pools(stages: Mapping[str, Stage], degree: int, settings: PoolsSettings
         if degree > 1:
             raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
         turn = Turn([None])
-        return {name: InlinePool(lambda stage=stage: Worker(stage, storage, None), turn, settings.retry) for name, stage in stages.items()}
+        return {name: InlinePool(partial(Worker, stage, storage, None), turn, settings.retry) for name, stage in stages.items()}
 
     from pipeline.pools.actors import ActorPool
     from pipeline.pools.gangs import GangPool

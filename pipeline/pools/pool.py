@@ -12,6 +12,9 @@ class Label:
     job: str
     segment: int | None = None
 
+    def __str__(self) -> str:
+        return f"job={self.job}" if self.segment is None else f"job={self.job} segment={self.segment}"
+
 
 @dataclass(frozen=True, slots=True)
 class Order:

@@ -111,7 +111,9 @@ async def until_done(order: Order, once: Callable[[], Awaitable[Any]], settings:
         tries = spent.total()
         if spent[fault.kind] >= getattr(settings, fault.kind):
             often = "1 try" if tries == 1 else f"{tries} tries"
-            raise Exhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace) from WorkerTraceback(fault.trace)
+            raise Exhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace) from WorkerTraceback(
+                fault.trace
+            )
         pause = backoff_seconds(fault.kind, spent[fault.kind], settings)
         logger.warning("%s %s: try %d failed (%s), again in %.1f s: %s", order.stage, order.label, tries, fault.kind, pause, fault.reason)
         await asyncio.sleep(pause)

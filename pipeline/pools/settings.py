@@ -74,6 +74,7 @@ class InlineSettings(Settings):
     """Every stage in the driver's own process, one call at a time: for debuggers."""
 
     kind: Neutral[Literal["inline"]]
+    """Says that these are the settings of pools without Ray."""
     jobs_in_flight: Neutral[PositiveInt]
     """Jobs begun and not yet ended."""
     retry: Neutral[RetrySettings]
@@ -83,6 +84,7 @@ class RaySettings(Settings):
     """A pool of Ray actors per stage."""
 
     kind: Neutral[Literal["actors"]]
+    """Says that these are the settings of pools on Ray."""
     jobs_in_flight: Neutral[PositiveInt]
     """Jobs begun and not yet ended; enough to keep the gangs busy, few enough that films are finished rather than begun."""
     placement_seconds: Neutral[PositiveFloat]

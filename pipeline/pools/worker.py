@@ -11,6 +11,7 @@ from pipeline.ledger import Ledger
 from pipeline.pools.pool import Order
 from pipeline.pools.retry import Fault, fault_of
 from pipeline.storage import Storage, StorageSettings
+from pipeline.weights import on_this_node
 from stages.contract import Seat, Stage
 
 
@@ -48,6 +49,9 @@ class Worker:
         self._seat = seat
         try:
             self._storage = Storage(self._storage_settings)
+            local = on_this_node(self._storage, self._stage.config)
+            if local != self._stage.config:
+                self._stage = type(self._stage)(local)
             self._stage.open(seat)
         except Exception as error:  # noqa: BLE001 - whatever it is, the driver decides what it means
             return fault_of(error)

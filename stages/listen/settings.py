@@ -1,19 +1,20 @@
 """What listening can be told."""
 
-from pydantic import Field
+from typing import Any
 
-from stages.settings import Decides, Neutral, Settings
+from pydantic import Field, model_validator
+
+from stages.model.settings import absolute_places
+from stages.settings import Decides, Neutral, Settings, Weights
 
 
 class ListenSettings(Settings):
-    """How speech becomes features. Where the weights lie is neutral: the digest of their bytes is part of every key."""
+    """How speech becomes features."""
 
     weights: Neutral[str]
-    """Folder or URI of the model's files."""
-    adapter: Neutral[str]
-    """As for the denoiser; opened with the model, not read."""
-    speech: Neutral[str]
-    """Release layout only: the folder of the wav2vec2 encoder. Empty where `weights` holds everything."""
+    """The model's folder or URI; only `speech` is seen from there."""
+    speech: Weights
+    """The folder of the wav2vec2 encoder: seen from `weights`, or an absolute path or URI."""
     target_lufs: Decides[float] = Field(ge=-70, le=0)
     """Integrated loudness the encoder hears, LUFS (ITU-R BS.1770)."""
     silence_lufs: Decides[float] = Field(ge=-70, le=0)
@@ -23,3 +24,8 @@ class ListenSettings(Settings):
     """Sound the encoder hears at once; longer speech is heard piece by piece."""
     context_seconds: Decides[float] = Field(ge=0)
     """Sound heard on either side of a piece, whose features are not kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _places_are_absolute(cls, given: Any) -> Any:
+        return absolute_places(given, "speech")

@@ -24,11 +24,10 @@ class ListenStage:
         import torch
 
         from stages.listen.hearing import silence_row
-        from stages.model.weights.bundle import open_bundle
+        from stages.model.weights.ear import Ear
         from stages.model.weights.locate import locate
 
-        bundle = open_bundle(locate(self.config.weights), self.config.adapter, self.config.speech)
-        encoder = bundle.speech_encoder(torch.float32, seat.device)
+        encoder = Ear(locate(self.config.speech)).encoder(torch.float32, seat.device)
         self._ear = encoder, silence_row(encoder)
 
     def __call__(self, source: Source, *, files: Files) -> Speech:

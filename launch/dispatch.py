@@ -1,0 +1,65 @@
+"""From a checked configuration to an exit code: read the catalogue, raise the cluster, run the jobs, say what came out."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pipeline.catalogue import Catalogue, read_catalogue
+from pipeline.config import RunConfig
+from pipeline.run import Outcome, run_jobs
+from pipeline.storage import Storage
+from stages.errors import ConfigError
+
+ALL_DONE, SOME_FAILED, STOPPED = 0, 2, 3
+
+
+def dispatch(
+    config: RunConfig, overrides: Sequence[str], session: ExitStack, *, ids: frozenset[str] | None = None, parent: str | None = None
+) -> int:
+    """Runs the catalogue, or the rows named by `ids`. The cluster is left up in `session`, for the next sweep point."""
+    storage = Storage(config.storage)
+    catalogue = _chosen(read_catalogue(config.catalogue, storage.open_input, config.rows), ids)
+    for row in catalogue.bad:
+        print(f"{config.catalogue}: {row}", file=sys.stderr)
+    if catalogue.bad and config.on_bad_row == "stop":
+        raise ConfigError(f"{len(catalogue.bad)} bad rows in {config.catalogue}, nothing was started; mend them, or go on without them: on_bad_row=skip")
+    if not catalogue.jobs:
+        raise ConfigError(f"{config.catalogue} holds no row to dub")
+    if config.pools.kind == "actors":
+        from launch.cluster import cluster
+
+        session.enter_context(cluster(config.cluster))
+    outcome = asyncio.run(run_jobs(config, catalogue, storage, overrides=overrides, parent=parent))
+    print(summary(outcome, storage), file=sys.stderr)
+    if outcome.stopped:
+        return STOPPED
+    return SOME_FAILED if outcome.failed or catalogue.bad else ALL_DONE
+
+
+def _chosen(catalogue: Catalogue, ids: frozenset[str] | None) -> Catalogue:
+    if ids is None:
+        return catalogue
+    known = {job.id for job in catalogue.jobs} | {row.id for row in catalogue.bad if row.id}
+    if unknown := sorted(ids - known):
+        raise ConfigError(f"the catalogue has no row {', '.join(unknown)}; it has {', '.join(sorted(known)[:20])}")
+    return replace(
+        catalogue, jobs=tuple(job for job in catalogue.jobs if job.id in ids), bad=tuple(row for row in catalogue.bad if row.id in ids)
+    )
+
+
+def summary(outcome: Outcome, storage: Storage) -> str:
+    """What a person wants to know at the end."""
+    lines = []
+    if outcome.done and not outcome.failed and not outcome.worked:
+        lines.append(f"run {outcome.run}: nothing to do, all {len(outcome.done)} films were there already")
+    else:
+        lines.append(f"run {outcome.run}: {len(outcome.done)} films done, {len(outcome.failed)} failed, in {outcome.seconds:.0f} s")
+    lines += [f"  {uri}" for uri in outcome.done.values()]
+    for letter in outcome.failed:
+        lines.append(f"  {letter.job}: {letter.stage} failed ({letter.kind}): {letter.reason}")
+        lines.append(f"    again: {letter.repro}")
+    if outcome.stopped:
+        lines.append("  stopped before all was done; the same command goes on from here")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""`dub run`: a true Hydra application, so --cfg, --config-dir, -m and completion work as Hydra's users know them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.compose import checked, explain
+from launch.dispatch import dispatch
+
+
+def main(argv: list[str]) -> int:
+    """Dubs the catalogue, once or once per sweep point; the worst exit code of all points."""
+    codes: list[int] = []
+    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
+    with ExitStack() as session:
+
+        @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="run")
+        def app(composed: DictConfig) -> None:
+            task = list(HydraConfig.get().overrides.task)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                with open_dict(composed):
+                    OmegaConf.update(composed, "publish.folder", f"{composed.publish.folder}/{point_name(argv, task)}")
+            codes.append(dispatch(checked(composed), task, session))
+
+        sys.argv = ["dub run", *argv]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and leaving with 1
+        try:
+            app()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error, overrides) from None
+    return max(codes, default=0)
+
+
+def point_name(argv: Sequence[str], task: Sequence[str]) -> str:
+    """The folder of a sweep point: its values of what is swept, such as `generate.sampler.steps=2`."""
+    parser = OverridesParser.create()
+    swept = {parser.parse_override(word).key_or_group for word in argv if "=" in word and not word.startswith("-") and parser.parse_override(word).is_sweep_override()}
+    chosen = [word for word in task if parser.parse_override(word).key_or_group in swept] or list(task)
+    return ",".join("".join(letter if letter.isalnum() or letter in "._=-" else "_" for letter in word) for word in sorted(chosen))

@@ -1,0 +1,35 @@
+"""The whole configuration of a run, checked once: the same paths as the folders of conf/."""
+
+from typing import Literal
+
+from pipeline.catalogue import RowSettings
+from pipeline.pools.settings import ClusterSettings, PoolsSettings
+from pipeline.storage import StorageSettings
+from stages.assemble.settings import AssembleSettings
+from stages.condition.settings import ConditionSettings
+from stages.generate.settings import GenerateSettings
+from stages.ingest.settings import IngestSettings
+from stages.listen.settings import ListenSettings
+from stages.publish.settings import PublishSettings
+from stages.segment.settings import SegmentSettings
+from stages.settings import Neutral, Settings
+
+
+class RunConfig(Settings):
+    """Everything `dub run` can be told."""
+
+    catalogue: Neutral[str]
+    """The rows to dub: a JSONL, CSV or Parquet file, local or any fsspec URI."""
+    on_bad_row: Neutral[Literal["stop", "skip"]]
+    """stop: refuse the run before it starts; skip: dub the good rows and report the bad ones."""
+    rows: RowSettings
+    ingest: IngestSettings
+    segment: SegmentSettings
+    listen: ListenSettings
+    condition: ConditionSettings
+    generate: GenerateSettings
+    assemble: AssembleSettings
+    publish: PublishSettings
+    storage: StorageSettings
+    pools: PoolsSettings
+    cluster: ClusterSettings

@@ -1,0 +1,150 @@
+"""The stages as one job sees them: looked up before they are done, labelled, ordered, and written into the run log."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import Any
+
+from pipeline.events import Event
+from pipeline.keys import identity, key_of
+from pipeline.ledger import Ledger
+from pipeline.pools.pool import Label, Order, Pool
+from pipeline.roster import Verb
+from pipeline.storage import Storage
+from stages.records import (
+    Chunk,
+    Clip,
+    Conditions,
+    Film,
+    Job,
+    Length,
+    Material,
+    Prompt,
+    Provenance,
+    Receipt,
+    Seed,
+    Segment,
+    Source,
+    Speech,
+)
+
+Log = Callable[[Event], None]
+
+
+class StageFailed(Exception):
+    """A stage gave up on a job; the error itself is the `__cause__`."""
+
+    def __init__(self, stage: str, segment: int | None, error: Exception) -> None:
+        super().__init__(str(error))
+        self.stage = stage
+        self.segment = segment
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Works:
+    """What all jobs of a run share: who works, what is already done, and who keeps the log."""
+
+    verbs: dict[str, Verb]
+    pools: dict[str, Pool]
+    ledger: Ledger
+    storage: Storage
+    weights: dict[str, str]  # per verb: digest of the weights its result depends on, where it does
+    log: Log
+    provenance: Callable[[dict[str, float]], Provenance]
+
+
+@dataclass
+class Crew:
+    """One job's view of the works."""
+
+    works: Works
+    job: Job
+    place: int  # in the run; jobs begun earlier go first, so that films are finished rather than begun
+    seconds: dict[str, float] = field(default_factory=dict)  # spent per stage for this job
+
+    async def ingest(self, material: Material) -> Source:
+        uris = [material.picture, *(speaker.speech for speaker in material.speakers)]
+        seen = await asyncio.gather(*(asyncio.to_thread(identity, self.works.storage, uri) for uri in uris))
+        return await self._ask("ingest", (material,), extra={"inputs": seen})
+
+    async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
+        return await self._ask("segment", (source, length))
+
+    async def listen(self, source: Source) -> Speech:
+        return await self._ask("listen", (source,))
+
+    async def condition(self, source: Source, segment: Segment, prompt: Prompt) -> Conditions:
+        return await self._ask("condition", (source, segment, prompt), segment)
+
+    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed) -> Clip:
+        return await self._ask("generate", (segment, conditions, speech, seed), segment)
+
+    async def assemble(self, source: Source, clips: tuple[Clip, ...]) -> Film:
+        return await self._ask("assemble", (source, clips))
+
+    async def publish(self, job: Job, source: Source, film: Film) -> Receipt:
+        provenance = self.works.provenance(dict(self.seconds))
+        # What made the film does not make it another film: run ids and timings stay out of the key.
+        return await self._ask("publish", (job, source, film, provenance), keyed=(job, film))
+
+    async def _ask(
+        self,
+        name: str,
+        records: tuple[Any, ...],
+        segment: Segment | None = None,
+        *,
+        keyed: tuple[Any, ...] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        """The committed result of a stage: found, or else made."""
+        works, verb = self.works, self.works.verbs[name]
+        key = key_of(
+            name,
+            verb.version,
+            records if keyed is None else keyed,
+            verb.stage.config.deciding(),
+            {**(extra or {}), "weights": works.weights.get(name, "")},
+        )
+        found = await asyncio.to_thread(works.ledger.find, name, key, verb.result)
+        if found is not None:
+            self._tell("reused", name, segment)
+            return found
+        length = 0 if segment is None else segment.span.frames
+        order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length))
+        begun = last = monotonic()
+        windows = 0
+
+        def on_part(part: Any) -> None:
+            nonlocal last, windows
+            if isinstance(part, Chunk) and segment is not None:
+                now = monotonic()
+                self._tell("window", name, segment, window=windows, seconds=now - last, detail=f"{windows + 1}/{len(segment.windows)}")
+                windows, last = windows + 1, now
+
+        self._tell("started", name, segment)
+        try:
+            result = await works.pools[name].run(order, on_part)
+        except Exception as error:
+            self._tell("failed", name, segment, seconds=monotonic() - begun, detail=str(error))
+            raise StageFailed(name, order.label.segment, error) from error
+        spent = monotonic() - begun
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        self._tell("finished", name, segment, seconds=spent)
+        return result
+
+    def _tell(
+        self, what: str, stage: str, segment: Segment | None, *, window: int | None = None, seconds: float | None = None, detail: str = ""
+    ) -> None:
+        index = None if segment is None else segment.index
+        self.works.log(Event(time(), self.job.id, index, window, stage, what, seconds, detail))
+
+
+async def all_of(pieces: Iterable[Awaitable[Clip]]) -> tuple[Clip, ...]:
+    """All results, or the first error once every piece has ended: what a failing job's other segments made is kept for its rerun."""
+    done = await asyncio.gather(*pieces, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return tuple(result for result in done if not isinstance(result, BaseException))

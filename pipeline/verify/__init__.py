@@ -1,0 +1,1 @@
+"""Golden tensors against the classes that the pipeline uses: what `dub verify` does."""

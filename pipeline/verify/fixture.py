@@ -1,0 +1,73 @@
+"""A fixture on disk: named tensors, and a JSON file beside them that tells the sizes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stages.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """What the original code was given and what it gave."""
+
+    path: Path  # of the safetensors file
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return load_file(self.path)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The JSON file. Raises ConfigError where it is missing."""
+        path = self.path.with_suffix(".json")
+        if not path.is_file():
+            raise ConfigError(f"{path}: missing; a fixture's sizes and settings are told there")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise ConfigError(f"{self.path}: has no tensor {name}; it does not follow the fixtures' format")
+        return self.tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def weights(self, prefix: str) -> "Weights":
+        """The tensors whose names begin with `prefix`, without it."""
+        return Weights(f"{self.path} ({prefix}*)", {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)})
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A fixture's weights as a checkpoint (`stages.model.weights.files.Checkpoint`)."""
+
+    where: str
+    tensors: dict[str, Tensor]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def shape(self, name: str) -> torch.Size:
+        return self.tensors[name].shape
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+def find_fixtures(folder: Path) -> tuple[Fixture, ...]:
+    """Every safetensors file of `folder`, by name. Raises ConfigError where there is no such folder."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; `dub verify` wants one with golden tensors")
+    return tuple(Fixture(path) for path in sorted(folder.glob("*.safetensors")))

@@ -1,0 +1,87 @@
+"""The product's networks, filled with a fixture's weights by the code that fills them with a release's."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import save_file
+from transformers import CLIPVisionModel, UMT5EncoderModel
+
+from pipeline.verify.fixture import Weights
+from stages.model.dit import InfiniteTalkTransformer
+from stages.model.image import ImageEncoder
+from stages.model.latents import LatentCodec
+from stages.model.speech import SpeechEncoder
+from stages.model.weights.ear import Ear
+from stages.model.weights.keymap import IMAGE, TEXT, TRANSFORMER, codec_translator, translator
+from stages.model.weights.load import build_empty, fill, trace
+from stages.model.weights.sizes import codec_sizes, image_config, text_config
+
+
+def build_transformer(weights: Weights, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
+    """The denoiser with upstream's peculiarities; `about` holds the arguments of upstream's constructor."""
+    given = about["constructor"]
+    with build_empty():
+        network = InfiniteTalkTransformer(
+            num_attention_heads=given["num_heads"],
+            attention_head_dim=given["dim"] // given["num_heads"],
+            in_channels=given["in_dim"],
+            out_channels=given["out_dim"],
+            text_dim=given["text_dim"],
+            freq_dim=given["freq_dim"],
+            ffn_dim=given["ffn_dim"],
+            num_layers=given["num_layers"],
+            eps=given["eps"],
+            image_dim=about["clip_dim"],
+            audio_window=given["audio_window"],
+            vae_scale=given["vae_scale"],
+            audio_blocks=about["audio_blocks"],
+            audio_channels=about["audio_channels"],
+            intermediate_dim=given["intermediate_dim"],
+            context_tokens=given["context_tokens"],
+            output_dim=given["output_dim"],
+            norm_output_audio="audio_proj.norm.weight" in set(weights),
+        )
+    fill(network, trace(weights, translator(TRANSFORMER)), dtype=dtype, device="cpu", fp32_modules=network.fp32_modules)
+    network.compat_upstream = True
+    return network
+
+
+def build_codec(weights: Weights) -> LatentCodec:
+    sizes = codec_sizes(weights)
+    with build_empty():
+        network = AutoencoderKLWan(**sizes)
+    fill(network, trace(weights, codec_translator(sizes["num_res_blocks"])), dtype=torch.float32, device="cpu")
+    return LatentCodec(network)
+
+
+def build_image_encoder(weights: Weights, heads: int) -> ImageEncoder:
+    """The CLIP vision tower; its weights do not tell the number of heads."""
+    config = image_config(weights)
+    config.num_attention_heads = heads
+    with build_empty():
+        network = CLIPVisionModel(config)
+    fill(network, trace(weights, translator(IMAGE)), dtype=torch.float32, device="cpu")
+    return ImageEncoder(network)
+
+
+def build_text_model(weights: Weights) -> UMT5EncoderModel:
+    with build_empty():
+        network = UMT5EncoderModel(text_config(weights))
+        network.encoder.embed_tokens = network.shared
+    fill(network, trace(weights, translator(TEXT)), dtype=torch.float32, device="cpu")
+    return network
+
+
+def build_speech_encoder(weights: Weights, about: Mapping[str, Any]) -> SpeechEncoder:
+    """The wav2vec2 encoder, by way of the folder that it lies in elsewhere."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text(json.dumps(about["config"]))
+        (folder / "preprocessor_config.json").write_text(json.dumps(about["feature_extractor"]))
+        save_file(weights.tensors, folder / "model.safetensors")
+        return Ear(folder).encoder(torch.float32, "cpu")

@@ -1,0 +1,60 @@
+"""All fixtures of a folder, each by the check of its kind."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.verify.check import Check, Skipped
+from pipeline.verify.denoiser import ROUNDED, check_denoiser, check_rounded_denoiser
+from pipeline.verify.encoders import check_audio_projector, check_codec, check_image_encoder, check_speech_encoder, check_text_encoder
+from pipeline.verify.fixture import Fixture, find_fixtures
+from pipeline.verify.loop import Coefficients, check_loop
+from pipeline.verify.rules import check_lora, check_teacache, check_utils
+from stages.generate.settings import ParallelSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the denoiser is to be checked with, beyond float32 on one process."""
+
+    parallel: ParallelSettings
+    dtype: torch.dtype
+    coefficients: Coefficients
+
+
+Outcome = Iterator[Check | Skipped]
+
+PARTS: dict[str, Callable[[Fixture], Outcome]] = {
+    "audio_proj": check_audio_projector,
+    "clip": check_image_encoder,
+    "lora": check_lora,
+    "t5": check_text_encoder,
+    "teacache": check_teacache,
+    "utils": check_utils,
+    "vae": check_codec,
+    "wav2vec": check_speech_encoder,
+}
+"""By the beginning of a fixture's name."""
+
+
+def verify(folder: Path, profile: Profile) -> Outcome:
+    """Every comparison, fixture by fixture as it is made. Raises ConfigError where the folder or a file is not of the fixtures' format."""
+    for fixture in find_fixtures(folder):
+        with torch.no_grad():
+            yield from check(fixture, profile)
+
+
+def check(fixture: Fixture, profile: Profile) -> Outcome:
+    """The comparisons of one fixture; of an unknown kind, that it was skipped."""
+    if fixture.name.startswith("loop_"):
+        yield from check_loop(fixture, profile.coefficients)
+    elif fixture.name.startswith("dit_") and fixture.name.endswith(ROUNDED):
+        yield from check_rounded_denoiser(fixture)
+    elif fixture.name.startswith("dit_"):
+        yield from check_denoiser(fixture, profile.parallel, profile.dtype)
+    elif part := next((part for kind, part in PARTS.items() if fixture.name.startswith(kind)), None):
+        yield from part(fixture)
+    else:
+        yield Skipped(fixture.name, f"of no known kind: {', '.join(['dit_*', 'loop_*', *PARTS])}")

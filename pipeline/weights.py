@@ -1,0 +1,88 @@
+"""The files of the models: what they are, for keys, and how they come to a node."""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from typing import TypeVar
+
+from pipeline.keys import weights_digest
+from pipeline.storage import Storage, locate
+from stages.model.weights.locate import BUNDLED
+from stages.model.weights.locate import locate as locate_local
+from stages.settings import Place, Settings
+
+S = TypeVar("S", bound=Settings)
+
+DOWNLOADS_AT_ONCE = 8
+
+
+def digest_of(storage: Storage, settings: Settings) -> str:
+    """One digest of all files that the settings name; empty where they name none. Raises ConfigError for a place where nothing is."""
+    places = sorted(set(_places(settings)))
+    if not places:
+        return ""
+    digests = [weights_digest(storage, str(locate_local(place)) if _is_local(place) else place) for place in places]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def on_this_node(storage: Storage, settings: S) -> S:
+    """The same settings with every weight that lies elsewhere replaced by a copy on this node's disk, made once for all its processes."""
+    changed = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            changed[name] = on_this_node(storage, value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Settings):
+            changed[name] = tuple(on_this_node(storage, item) for item in value)
+        elif Place.WEIGHTS in field.metadata and not _is_local(value):
+            changed[name] = str(_copy(storage, value))
+    return settings.model_copy(update=changed) if changed else settings
+
+
+def _places(settings: Settings) -> Iterator[str]:
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if Place.WEIGHTS in field.metadata:
+            yield value
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Settings):
+                yield from _places(item)
+
+
+def _is_local(place: str) -> bool:
+    return place.startswith(BUNDLED) or locate(place)[0] == "file"
+
+
+def _copy(storage: Storage, uri: str) -> Path:
+    """A folder or file at `uri`, on this node. Named by what is there now, so that a changed model is another copy."""
+    files = storage.walk(uri)
+    name = hashlib.sha256(json.dumps([uri, {part: [stat.bytes, stat.version] for part, stat in sorted(files.items())}]).encode()).hexdigest()
+    home = Path(storage.settings.cache) / "weights"
+    home.mkdir(parents=True, exist_ok=True)
+    whole, part = home / name, home / f"{name}.part"
+    with _alone(home / f"{name}.lock"):  # the ranks of a gang ask at once
+        if not whole.exists():
+            rmtree(part, ignore_errors=True)
+            part.mkdir()
+            with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
+                list(threads.map(lambda file: _download(storage, uri, file, part), files))
+            part.rename(whole)
+    return whole / Path(uri).name if "" in files else whole
+
+
+def _download(storage: Storage, uri: str, file: str, folder: Path) -> None:
+    target = folder / (file or Path(uri).name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    storage.download(f"{uri.rstrip('/')}/{file}" if file else uri, target)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,57 @@
+"""Assemble: the clips of a job and its voices become one film."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from stages.assemble.joining import joined
+from stages.assemble.settings import AssembleSettings
+from stages.contract import Files, Seat
+from stages.records import Chunk, Clip, Film, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class AssembleStage:
+    """Lossless chunks and lossless voices in, a `Film` out, encoded once."""
+
+    def __init__(self, config: AssembleSettings) -> None:
+        self.config = config
+
+    def open(self, seat: Seat) -> None:
+        """Imports the media libraries."""
+        import stages.assemble.film  # noqa: F401
+
+    def __call__(self, source: Source, clips: tuple[Clip, ...], *, files: Files) -> Film:
+        from stages.assemble.film import write_film
+        from stages.assemble.soundtrack import Part, soundtrack
+        from stages.media.encode import exact_rate
+
+        chunks = joined(clips)
+        seconds = sum(chunk.frames for chunk in chunks) / exact_rate(source.fps)
+        parts = [Part(files.fetch(voice.sound), voice.start_sample) for voice in source.voices]
+        path = files.scratch() / "film.mp4"
+        frames = write_film(path, pictures(chunks, files), source.fps, soundtrack(parts, Fraction(seconds)), self.config)
+        drift_ms = (source.speech_seconds - float(seconds)) * 1000
+        return Film(files.keep(path, "film/mp4"), frames, source.fps, drift_ms)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def pictures(chunks: tuple[Chunk, ...], files: Files) -> "Iterator[np.ndarray]":
+    """The frames of every chunk in turn, each chunk fetched when it is needed. Raises ValueError where a chunk is not what its record says."""
+    from stages.media.footage import read_all
+
+    shape: tuple[int, ...] | None = None
+    for chunk in chunks:
+        count = 0
+        for pixels in read_all(files.fetch(chunk.picture)):
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise ValueError(f"{chunk.picture.uri} has frames of shape {pixels.shape}, the film began with {shape}")
+            count += 1
+            yield pixels
+        if count != chunk.frames:
+            raise ValueError(f"{chunk.picture.uri} holds {count} frames, its record says {chunk.frames}")

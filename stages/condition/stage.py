@@ -1,0 +1,59 @@
+"""Prepares everything the denoiser is told about a segment, so that its GPUs do nothing but denoise.
+
+The file behind `Conditions.tensors` holds, D being the text encoder's width and T the latent frames of a window:
+
+    text, null_text           [L, D]                   states of the prompt and of the negative prompt, without padding
+    window_reference          [windows], int64         which reference each window has
+    reference.{r}.latents     [1, 16, T, h/8, w/8]     a frame of the source and grey after it, encoded; float32
+    reference.{r}.clip        [1, 257, clip_dim]       the same frame as CLIP sees it
+    color_reference           [3, h, w], uint8         the picture whose colours the segment keeps
+    masks                     [3, h/8, w/8], bool      person 1, person 2, background; only where two persons speak
+"""
+
+from typing import TYPE_CHECKING
+
+from stages.condition.settings import ConditionSettings
+from stages.contract import Files, Seat
+from stages.errors import ConfigError
+from stages.records import Conditions, Prompt, Segment, Source
+
+if TYPE_CHECKING:
+    from stages.condition.preparer import Preparer
+
+
+class ConditionStage:
+    """Source, segment and prompt in, the segment's conditions out."""
+
+    def __init__(self, config: ConditionSettings) -> None:
+        self.config = config
+        self._preparer: Preparer | None = None
+
+    def open(self, seat: Seat) -> None:
+        import torch
+
+        from stages.condition.preparer import Preparer
+        from stages.model.weights.bundle import open_bundle
+        from stages.model.weights.locate import locate
+
+        if torch.device(seat.device).type != self.config.device:
+            raise ConfigError(f"condition.device is {self.config.device}, but the pool seats condition on {seat.device}; make both the same")
+        dtype = torch.bfloat16 if self.config.dtype == "bf16" else torch.float32
+        bundle = open_bundle(locate(self.config.weights))
+        self._preparer = Preparer(
+            self.config,
+            bundle.codec(torch.float32, seat.device),
+            bundle.image_encoder(dtype, seat.device),
+            bundle.text_encoder(dtype, seat.device),
+            seat.device,
+        )
+
+    def __call__(self, source: Source, segment: Segment, prompt: Prompt, *, files: Files) -> Conditions:
+        if self._preparer is None:
+            raise RuntimeError("preparing begins with open()")
+        path = files.scratch() / "conditions.safetensors"
+        height, width = self._preparer.prepare(files.fetch(source.picture), source, segment, prompt, path)
+        return Conditions(files.keep(path, "tensors/safetensors"), height, width)
+
+    def close(self) -> None:
+        """Lets the encoders go."""
+        self._preparer = None

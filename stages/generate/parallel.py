@@ -1,0 +1,139 @@
+"""Several processes at one window: the only file that knows torch.distributed and xfuser.
+
+Each rank holds an equal piece of the tokens. For self-attention the ranks trade tokens for heads (Jacobs et al., DeepSpeed Ulysses, 2023), so that
+each sees all tokens with its share of the heads, and trade back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor
+
+from stages.contract import Seat
+from stages.errors import ConfigError
+from stages.generate.settings import ParallelSettings
+from stages.model.shards import Alone, Shards, attention
+
+
+@dataclass(frozen=True, slots=True)
+class TorchUlysses:
+    """`Shards` by torch's collectives alone, on any device and backend."""
+
+    rank: int
+    degree: int
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        traded = trade(rearrange(torch.stack([query, key, value]), "three b s (r n) k -> r three b s n k", r=self.degree))
+        query, key, value = rearrange(traded, "r three b s n k -> three b (r s) n k")
+        attended = attention(query, key, value)
+        return rearrange(trade(rearrange(attended, "b (r s) n k -> r b s n k", r=self.degree)), "r b s n k -> b s (r n) k")
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        everyone = tokens.new_empty(self.degree * tokens.shape[0], *tokens.shape[1:])
+        dist.all_gather_into_tensor(everyone, tokens.contiguous())
+        return rearrange(everyone, "(r b) s d -> b (r s) d", r=self.degree)
+
+    def first_frame(self, keys: Tensor, frame_tokens: int) -> Tensor:
+        holders = -(-frame_tokens // keys.shape[1])
+        pieces = [share(keys[:, :frame_tokens], source) for source in range(holders)]
+        return torch.cat(pieces, dim=1)[:, :frame_tokens]
+
+    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = torch.aminmax(rows, dim=1)
+        both = torch.cat([-low, high])
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        return -both[: len(rows)], both[len(rows) :]
+
+
+class XfuserUlysses(TorchUlysses):
+    """`Shards` whose attention is xfuser's unified sequence parallelism: fused exchange, and the fastest kernel the GPU has."""
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        from xfuser.core.distributed.attention_backend import AttentionBackendType
+        from xfuser.model_executor.layers.usp import USP
+
+        kernel = AttentionBackendType.SDPA if query.dtype == torch.float32 else None  # None: what `start_xfuser` chose; those know no float32
+        heads_first = [tensor.transpose(1, 2) for tensor in (query, key, value)]
+        return USP(*heads_first, combine_qkv_a2a=True, backend=kernel).transpose(1, 2)
+
+
+def trade(pieces: Tensor) -> Tensor:
+    """Sends `pieces`[r] to rank r, and gives what all ranks have sent here, in rank order."""
+    received = torch.empty_like(pieces, memory_format=torch.contiguous_format)
+    dist.all_to_all_single(received, pieces.contiguous())
+    return received
+
+
+def share(tensor: Tensor, source: int = 0) -> Tensor:
+    """On every rank the tensor of rank `source`; the others bring one of the same shape and type, whose values do not matter."""
+    shared = tensor.contiguous().clone()
+    dist.broadcast(shared, source)
+    return shared
+
+
+def join(seat: Seat, settings: ParallelSettings) -> Shards:
+    """Meets the other ranks at `seat.rendezvous` and gives what binds them. To be undone with `leave`."""
+    if seat.world != settings.degree:
+        raise ConfigError(f"a gang of {seat.world} came for generate.parallel.degree={settings.degree}; both must be the same")
+    if settings.degree == 1:
+        return Alone()
+    device = torch.device(seat.device)
+    backend = settings.backend
+    if backend == "auto":
+        backend = "xfuser" if device.type == "cuda" else "torch"
+    if backend == "xfuser" and device.type != "cuda":
+        raise ConfigError(f"generate.parallel.backend=xfuser needs CUDA, the gang sits on {seat.device}; choose torch or auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=seat.rendezvous,
+        rank=seat.rank,
+        world_size=seat.world,
+        timeout=timedelta(seconds=settings.timeout_seconds),
+    )
+    if backend == "torch":
+        return TorchUlysses(seat.rank, seat.world)
+    start_xfuser(seat, device)
+    return XfuserUlysses(seat.rank, seat.world)
+
+
+def start_xfuser(seat: Seat, device: torch.device) -> None:
+    """Tells xfuser of the process group that is already there. Imported here, since xfuser does not import without CUDA."""
+    from xfuser import xFuserArgs
+    from xfuser.core.distributed import init_distributed_environment, initialize_model_parallel, runtime_state
+
+    init_distributed_environment(seat.world, seat.rank, local_rank=device.index or 0, backend=dist.get_backend())
+    initialize_model_parallel(sequence_parallel_degree=seat.world, ulysses_degree=seat.world, backend=dist.get_backend())
+
+    class State(runtime_state.RuntimeState):
+        """USP asks a runtime state for its kernel. xfuser makes one from a diffusers pipeline, or for a single process; we are neither."""
+
+        def _check_distributed_env(self, parallel_config: Any) -> None:
+            """The groups were made three lines above, in this process."""
+
+    engine, _ = xFuserArgs(ulysses_degree=seat.world).create_config()
+    runtime_state._RUNTIME = State(engine)
+
+
+def leave(shards: Shards) -> None:
+    """Takes leave of the other ranks. Does not wait for them: they may be gone."""
+    if isinstance(shards, XfuserUlysses):
+        from xfuser.core.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+
+        destroy_model_parallel()
+        destroy_distributed_environment()
+    if dist.is_initialized() and not isinstance(shards, Alone):
+        dist.destroy_process_group()
+
+
+def from_first(tensor: Tensor | None, shape: Sequence[int], shards: Shards, device: torch.device) -> Tensor:
+    """Rank 0's float32 `tensor` on every rank; only rank 0 has one."""
+    if tensor is None:
+        tensor = torch.empty(tuple(shape), device=device)
+    return tensor if shards.degree == 1 else share(tensor)

@@ -1,0 +1,21 @@
+"""A photograph or footage? Whatever it is, made safe."""
+
+from fractions import Fraction
+from pathlib import Path
+
+from stages.ingest.footage import normalise_footage, write_footage
+from stages.ingest.geometry import Picture
+from stages.ingest.photograph import animation, moves, normalise_photograph, open_photograph
+from stages.ingest.settings import IngestSettings
+
+
+def normalise_picture(path: Path, folder: Path, settings: IngestSettings) -> tuple[Path, Picture, bool]:
+    """The normalised file, what it shows, and whether it moves. What Pillow knows is a photograph or an animation; all else must be footage."""
+    still, moving = folder / "picture.png", folder / "picture.mp4"
+    image = open_photograph(path, settings)
+    if image is None:
+        return moving, normalise_footage(path, moving, settings), True
+    with image:
+        if moves(image):
+            return moving, write_footage(animation(image, settings), Fraction(1), moving, settings), True
+        return still, normalise_photograph(image, still, settings), False

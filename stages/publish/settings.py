@@ -1,0 +1,17 @@
+"""What publishing can be told."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.settings import Decides, Settings
+
+
+class PublishSettings(Settings):
+    """Where films are delivered, and what beside them."""
+
+    folder: Decides[str] = Field(pattern=r"^[A-Za-z0-9._=,/-]+$")
+    """Folder under the storage root; a sweep gives each of its points one below it."""
+
+    comparison: Decides[Literal["none", "side_by_side"]]
+    """side_by_side: a second film with the source on the left and the dub on the right."""

@@ -1,0 +1,171 @@
+"""The streaming loop with an engine that paints: what is handed on, what is kept, and how much memory that takes."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stages.generate.dubber import dub
+from stages.generate.noise import window_noise
+from stages.generate.script import Script
+from stages.generate.takes import fresh, to_bytes
+from stages.records import Seed, Span, Window
+from tests.unit.tiny import segment_of
+
+HEIGHT, WIDTH = 4, 6
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Builds the script of a segment whose windows refer to frames 0, 1, 0, 1, ..."""
+
+    def build(segment, n_speech: int = 500, **options) -> Script:
+        count = len(segment.windows)
+        tensors = {
+            "text": torch.zeros(3, 8),
+            "null_text": torch.ones(2, 8),
+            "window_reference": torch.arange(count) % 2,
+            "color_reference": torch.full((3, HEIGHT, WIDTH), 128, dtype=torch.uint8),
+        }
+        for number in range(2):
+            tensors[f"reference.{number}.clip"] = torch.full((1, 257, 4), float(number))
+            tensors[f"reference.{number}.latents"] = torch.full((1, 16, 9, 1, 1), float(number))
+        save_file(tensors, tmp_path / "conditions.safetensors")
+        save_file({"speaker_0": torch.arange(n_speech * 2.0).view(n_speech, 1, 2), "silence": torch.zeros(1, 2)}, tmp_path / "speech.safetensors")
+        options = {"compat_upstream": False, **options}
+        return Script(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
+
+    return build
+
+
+class Painter:
+    """An engine whose frame i of window w is w + i / 100, and which watches how many of its windows are still held."""
+
+    audio_rows = 5
+
+    def __init__(self) -> None:
+        self.cues, self.motions, self.held = [], [], []
+        self._made: list[weakref.ref] = []
+
+    def window(self, cue, motion, noise):
+        gc.collect()
+        self.held.append(sum(ref() is not None for ref in self._made))
+        self.cues.append(cue)
+        self.motions.append(None if motion is None else motion.clone())
+        self.noise = noise((1, 16, 9, 1, 1))
+        values = len(self.cues) - 1 + torch.arange(33) / 100
+        frames = values.view(1, 1, -1, 1, 1).expand(1, 3, 33, HEIGHT, WIDTH).contiguous()
+        self._made.append(weakref.ref(frames.untyped_storage()))
+        return frames
+
+
+def run(engine, segment, script, keep=lambda frames: frames[0, 0, :, 0, 0].tolist(), strength: float = 0.0):
+    noise = lambda window, shape: torch.full(tuple(shape), float(window))  # noqa: E731
+    return dub(engine, segment, script, keep, color_strength=strength, motion_frames=9, noise=noise)
+
+
+def test_fresh_frames_are_the_films(script):
+    segment = segment_of(70)  # windows at 0, 24 and 48, the last padded by 11
+    takes = list(run(Painter(), segment, script(segment)))
+    assert [len(take) for take in takes] == [33, 24, 13]
+    assert sum(len(take) for take in takes) == segment.span.frames
+    assert takes[0][0] == pytest.approx(0.0)
+    assert takes[1][0] == pytest.approx(1.09)
+    assert takes[2][-1] == pytest.approx(2.21)
+
+
+def test_a_window_starts_from_the_end_of_the_one_before(script):
+    segment, engine = segment_of(70), Painter()
+    list(run(engine, segment, script(segment)))
+    assert engine.motions[0] is None
+    assert engine.motions[1].shape == (1, 3, 9, HEIGHT, WIDTH)
+    assert engine.motions[1][0, 0, :, 0, 0].tolist() == pytest.approx([i / 100 for i in range(24, 33)])
+    assert [cue.overlap_frames for cue in engine.cues] == [0, 9, 9]
+
+
+def test_motion_frames_are_colour_corrected(script):
+    segment, engine = segment_of(40), Painter()
+    list(run(engine, segment, script(segment), strength=1.0))
+    grey = 128 / 255 * 2 - 1
+    assert torch.allclose(engine.motions[1], torch.full_like(engine.motions[1], grey), atol=1e-2)
+
+
+def test_each_window_is_told_of_its_own_frames(script):
+    segment, engine = segment_of(70), Painter()
+    list(run(engine, segment, script(segment, n_speech=60)))
+    assert [cue.image[0, 0, 0].item() for cue in engine.cues] == [0, 1, 0]
+    assert [cue.reference[0, 0, 0, 0, 0].item() for cue in engine.cues] == [0, 1, 0]
+    assert [cue.audio[0, 3, 2, 0, 0].item() for cue in engine.cues] == [6, 54, 102]  # rows 3, 27 and 51
+    assert (engine.cues[2].audio[0, 14:] == 0).all()  # frame 62 on: silence around
+    assert engine.cues[0].masks is None
+    assert (engine.noise == 2).all()
+
+
+def test_memory_does_not_grow_with_the_film(script):
+    """When a window is begun no earlier one is held, however the caller keeps what it was given."""
+    segment, engine = segment_of(33 + 24 * 3), Painter()
+    kept = list(run(engine, segment, script(segment), keep=lambda frames: to_bytes(frames).shape))
+    assert len(kept) == 4
+    assert engine.held == [0, 0, 0, 0]
+
+
+def test_windows_are_made_as_they_are_asked_for(script):
+    segment, engine = segment_of(70), Painter()
+    takes = run(engine, segment, script(segment))
+    assert engine.cues == []
+    next(takes)
+    assert len(engine.cues) == 1
+
+
+def test_ranks_without_frames_yield_nothing_but_work_on(script):
+    class Helper(Painter):
+        def window(self, cue, motion, noise):
+            assert motion is None
+            super().window(cue, motion, noise)
+
+    segment, engine = segment_of(70), Helper()
+    assert list(run(engine, segment, script(segment))) == []
+    assert len(engine.cues) == 3
+
+
+def test_noise_depends_on_its_window_alone():
+    """So a resumed or rerun segment makes the same frames."""
+    seed, shape = Seed(7, "job"), (1, 16, 3, 2, 2)
+    drawn = window_noise(seed, 1, 2, shape)
+    torch.manual_seed(99)
+    torch.randn(5)
+    assert torch.equal(window_noise(Seed(7, "job"), 1, 2, shape), drawn)
+    others = [
+        window_noise(Seed(8, "job"), 1, 2, shape),
+        window_noise(Seed(7, "job2"), 1, 2, shape),
+        window_noise(seed, 0, 2, shape),
+        window_noise(seed, 1, 3, shape),
+    ]
+    assert all(not torch.equal(other, drawn) for other in others)
+    many = window_noise(seed, 0, 0, (100_000,))
+    assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.02
+
+
+def test_fresh_drops_what_is_repeated_and_what_pads():
+    window = Window(Span(24, 44), overlap_frames=9, pad_frames=13, reference_frame=0)
+    frames = torch.arange(33.0).view(1, 1, 33, 1, 1)
+    assert fresh(frames, window).flatten().tolist() == list(range(9, 20))
+
+
+def test_frames_become_the_nearest_bytes():
+    levels = torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.999, 1.0, 1.5]).view(1, 1, -1, 1, 1).expand(1, 3, 7, 2, 4)
+    made = to_bytes(levels)
+    assert made.shape == (7, 2, 4, 3) and made.dtype == np.uint8
+    assert made[:, 0, 0, 0].tolist() == [0, 0, 0, 128, 255, 255, 255]
+    grey = torch.arange(256) / 255 * 2 - 1
+    assert to_bytes(grey.view(1, 1, -1, 1, 1).expand(1, 3, 256, 1, 1))[:, 0, 0, 0].tolist() == list(range(256))
+
+
+def test_what_is_no_number_is_not_made_a_picture():
+    frames = torch.zeros(1, 3, 2, 4, 4)
+    frames[0, 1, 1, 2, 2] = float("nan")
+    with pytest.raises(FloatingPointError, match="NaN"):
+        to_bytes(frames)

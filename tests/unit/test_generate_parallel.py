@@ -1,0 +1,139 @@
+"""A window shared by two and four processes over gloo is the window that one makes."""
+
+from pathlib import Path
+from time import sleep
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from stages.contract import Seat
+from stages.generate.engine import Cue
+from stages.generate.infinitetalk import InfiniteTalk
+from stages.generate.parallel import join, leave
+from stages.generate.sampling.guidance import Cfg
+from stages.generate.sampling.samplers import SamplerSettings
+from stages.generate.sampling.skip import NoCache
+from stages.generate.settings import ParallelSettings
+from stages.model.dit import InfiniteTalkTransformer
+from stages.model.shards import Alone, Shards
+
+TOLERANCE = 1e-4  # that of the denoiser against the release
+
+SIZES = {
+    "whole frames": (4, 4, 8),  # latent frames, height, width: 32 tokens, 8 to a frame
+    "cut inside a frame": (5, 6, 8),  # 60 tokens, 12 to a frame
+    "less than a frame each": (2, 8, 8),  # 32 tokens, 16 to a frame: with four ranks the first frame lies on two
+}
+
+
+def denoiser() -> InfiniteTalkTransformer:
+    """Random weights, the same in every process."""
+    torch.manual_seed(3)
+    network = InfiniteTalkTransformer(
+        num_attention_heads=4,
+        attention_head_dim=12,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=64,
+        num_layers=2,
+        image_dim=24,
+        audio_blocks=2,
+        audio_channels=8,
+        intermediate_dim=16,
+        context_tokens=4,
+        output_dim=20,
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return network.eval()
+
+
+def cue(frames: int, height: int, width: int, persons: int) -> Cue:
+    generator = torch.Generator().manual_seed(11)
+    masks = torch.zeros(3, height, width)
+    masks[0, :, : width // 2 - 1], masks[1, :, width // 2 + 1 :] = 1, 1
+    masks[2] = 1 - masks[0] - masks[1]
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return Cue(
+        text=draw(1, 7, 16),
+        null_text=draw(1, 3, 16),
+        image=draw(1, 257, 24),
+        reference=draw(1, 16, frames, height, width),
+        audio=draw(persons, 4 * frames - 3, 5, 2, 8),
+        masks=masks if persons == 2 else None,
+        overlap_frames=0,
+    )
+
+
+def denoise(shards: Shards) -> dict[str, torch.Tensor]:
+    """The latents of a window of each size, for one person and for two, in three passes and two steps."""
+    engine = InfiniteTalk(
+        denoiser(),
+        None,
+        sampler=SamplerSettings(name="euler", steps=2, shift=3.0),
+        guidance=Cfg(name="cfg", text_scale=2.0, audio_scale=3.0),
+        cache=NoCache(name="none"),
+        shards=shards,
+    )
+    made = {}
+    for name, size in SIZES.items():
+        for persons in (1, 2):
+            told = cue(*size, persons)
+            noise = torch.randn(told.reference.shape, generator=torch.Generator().manual_seed(5))
+            with torch.inference_mode():
+                made[f"{name}, {persons}"] = engine.denoise(told, told.reference[:, :, :1], noise).contiguous()
+    return made
+
+
+def settings(degree: int) -> ParallelSettings:
+    return ParallelSettings(degree=degree, backend="auto", timeout_seconds=60)
+
+
+def work(rank: int, degree: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    shards = join(Seat(rank, degree, "cpu", (folder / "meeting").as_uri()), settings(degree))
+    save_file(denoise(shards), folder / f"{rank}.safetensors")
+    leave(shards)
+    assert not dist.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, torch.Tensor]:
+    return denoise(Alone())
+
+
+@pytest.mark.parametrize("degree", [2, 4])
+def test_all_ranks_make_what_one_process_makes(degree: int, alone, tmp_path):
+    torch.multiprocessing.spawn(work, (degree, tmp_path), nprocs=degree)
+    for rank in range(degree):
+        made = load_file(tmp_path / f"{rank}.safetensors")
+        assert set(made) == {f"{name}, {persons}" for name in SIZES for persons in (1, 2)}
+        for name, latents in made.items():
+            assert torch.allclose(latents, alone[name], rtol=0, atol=TOLERANCE), (rank, name)
+
+
+def test_two_persons_are_not_one(alone):
+    """So that the comparison above is of two different paths."""
+    assert (alone["whole frames, 1"] - alone["whole frames, 2"]).abs().max() > 0.01
+
+
+def wait_in_vain(rank: int, folder: Path) -> None:
+    shards = join(Seat(rank, 2, "cpu", (folder / "meeting").as_uri()), ParallelSettings(degree=2, backend="torch", timeout_seconds=3))
+    if rank == 0:
+        with pytest.raises(RuntimeError):  # its partner never comes
+            shards.gather(torch.zeros(1, 2, 4))
+        (folder / "noticed").touch()
+    else:
+        while not (folder / "noticed").exists() and folder.exists():
+            sleep(0.1)
+    leave(shards)
+
+
+def test_a_rank_that_does_not_come_is_noticed(tmp_path):
+    torch.multiprocessing.spawn(wait_in_vain, (tmp_path,), nprocs=2)
+    assert (tmp_path / "noticed").exists()

@@ -1,0 +1,133 @@
+"""The denoising stage as the pipeline calls it, with the toy model that comes with the package."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from stages.condition.stage import ConditionStage
+from stages.contract import Seat
+from stages.errors import ConfigError
+from stages.generate.stage import GenerateStage
+from stages.media.footage import read_all
+from stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
+from tests.unit.tiny import condition_settings, generate_settings, read, segment_of, source_of
+
+
+@pytest.fixture
+def conditions(files, tmp_path):
+    """Conditions of a segment of a square photograph."""
+
+    def build(segment):
+        photograph = tmp_path / "face.png"
+        Image.fromarray(np.random.default_rng(0).integers(60, 200, (64, 64, 3), np.uint8)).save(photograph)
+        stage = ConditionStage(condition_settings())
+        stage.open(Seat())
+        return stage(source_of(photograph, width=64, height=64), segment, Prompt("a person talks", "blurry"), files=files)
+
+    return build
+
+
+@pytest.fixture
+def speech(tmp_path) -> Speech:
+    path = tmp_path / "speech.safetensors"
+    save_file({"speaker_0": torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(5)), "silence": torch.zeros(3, 64)}, path)
+    return Speech(Artifact(str(path), "", 0, "tensors/safetensors"), 20, (None,))
+
+
+def generate(stage, segment, conditions, speech, files, seed=1):
+    *chunks, clip = stage(segment, conditions, speech, Seed(seed, "job"), files=files)
+    return chunks, clip
+
+
+def pixels(chunks, files) -> np.ndarray:
+    return np.stack([frame for chunk in chunks for frame in read_all(files.fetch(chunk.picture))])
+
+
+def test_a_chunk_per_window_and_the_clip_last(files, conditions, speech):
+    segment = segment_of(50)
+    told = conditions(segment)
+    stage = GenerateStage(generate_settings())
+    stage.open(Seat())
+    chunks, clip = generate(stage, segment, told, speech, files)
+    assert all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert [chunk.frames for chunk in chunks] == [33, 17]
+    assert clip == Clip(0, segment.span, tuple(chunks))
+    made = pixels(chunks, files)
+    assert made.shape == (50, 64, 64, 3)
+    assert made.std() > 1
+
+    again, _ = generate(stage, segment, told, speech, files)
+    assert [chunk.picture.sha256 for chunk in again] == [chunk.picture.sha256 for chunk in chunks]
+    other, _ = generate(stage, segment, told, speech, files, seed=2)
+    assert (pixels(other, files) != made).mean() > 0.5
+    stage.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance": {"name": "apg", "text_scale": 3.0, "audio_scale": 2.0, "momentum": -0.75, "norm_threshold": 55.0}},
+        {"guidance": {"name": "cfg", "text_scale": 1.0, "audio_scale": 1.0}},
+        {"precision": {"dtype": "bf16"}},
+        {"compat": "upstream"},
+        {"cache": {"name": "teacache", "threshold": 9.0, "coefficients": [1.0, 0.0], "warmup_steps": 1, "final_steps": 0}},
+    ],
+    ids=["apg", "unguided", "bf16", "upstream", "teacache"],
+)
+def test_every_setting_makes_another_film(files, conditions, speech, changes):
+    segment = segment_of(20)
+    told = conditions(segment)
+    films = []
+    for settings in (generate_settings(), generate_settings(**changes)):
+        stage = GenerateStage(settings)
+        stage.open(Seat())
+        films.append(pixels(generate(stage, segment, told, speech, files)[0], files))
+        stage.close()
+    assert films[0].shape == films[1].shape == (20, 64, 64, 3)
+    assert not np.array_equal(*films)
+
+
+def test_broken_numbers_are_told_from_bugs(files, conditions, speech, tmp_path):
+    """The pools try numeric failures again, within a budget of their own."""
+    segment = segment_of(20)
+    told = conditions(segment)
+    path = tmp_path / "nan.safetensors"
+    save_file({"speaker_0": torch.full((50, 3, 64), float("nan")), "silence": torch.zeros(3, 64)}, path)
+    stage = GenerateStage(generate_settings())
+    stage.open(Seat())
+    with pytest.raises(FloatingPointError, match="latents"):
+        generate(stage, segment, told, Speech(Artifact(str(path), "", 0, ""), 50, (None,)), files)
+
+
+def test_the_stage_must_sit_where_it_is_set_to():
+    with pytest.raises(ConfigError, match=r"generate\.device is cuda.*cpu"):
+        GenerateStage(generate_settings(device="cuda")).open(Seat())
+
+
+def test_a_gang_must_be_as_large_as_is_set():
+    with pytest.raises(ConfigError, match=r"gang of 1.*degree=2"):
+        GenerateStage(generate_settings(parallel="ulysses_2")).open(Seat())
+
+
+def test_xfuser_needs_cuda():
+    parallel = {**read("generate/parallel/ulysses_2"), "backend": "xfuser"}
+    settings = generate_settings().model_copy(update={"parallel": type(generate_settings().parallel)(**parallel)})
+    with pytest.raises(ConfigError, match="xfuser needs CUDA"):
+        GenerateStage(settings).open(Seat(0, 2, "cpu", "tcp://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"motion_frames": 8}, "motion_frames is 8.*take 5 or 9"),
+        ({"window_frames": 9}, "leaves nothing new in windows of 9 frames"),
+        ({"window_frames": 80}, "take 77 or 81"),
+        ({"buckets": {1.0: [64, 60]}}, "multiples of 16"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(changes, said):
+    with pytest.raises(ValidationError, match=said):
+        generate_settings(model={**read("generate/model/tiny"), **changes})

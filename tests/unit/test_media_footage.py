@@ -1,0 +1,106 @@
+"""Reading and writing our own footage: exact, by number, the same with every reader."""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.media import footage
+from stages.media.footage import read_all, read_frames, read_with_decord, read_with_pyav, write_lossless
+
+BY_DECORD = pytest.param(read_with_decord, marks=pytest.mark.skipif(find_spec("decord") is None, reason="there is no decord for this machine"))
+READERS = [read_frames, BY_DECORD, read_with_pyav]
+
+Reader = Callable[[Path, Sequence[int]], Iterator[np.ndarray]]
+
+
+def moving(count: int, height: int = 48, width: int = 112) -> list[np.ndarray]:
+    """Frames with detail and motion, so that most are predicted from others and a wrong one shows."""
+    y, x = np.mgrid[:height, :width]
+    return [np.stack([(3 * x + 5 * i) % 256, (2 * y + 3 * i) % 256, (x + y + 7 * i) % 256], -1).astype(np.uint8) for i in range(count)]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (35, 49), (1, 1)])
+def test_lossless_comes_back_exactly(tmp_path: Path, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    given = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(7)]
+    write_lossless(tmp_path / "a.mkv", given, 25.0)
+    assert np.array_equal(np.stack(list(read_all(tmp_path / "a.mkv"))), np.stack(given))
+
+
+def test_same_frames_give_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.mkv", "b.mkv"):
+        write_lossless(tmp_path / name, moving(20), 25.0)
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+
+
+def test_frames_are_written_as_they_come(tmp_path: Path) -> None:
+    write_lossless(tmp_path / "a.mkv", (frame for frame in moving(3)), 29.97)
+    assert len(list(read_all(tmp_path / "a.mkv"))) == 3
+
+
+def test_a_view_of_a_larger_array_is_written_right(tmp_path: Path) -> None:
+    given = [frame[:, ::-1][8:40, 8:72] for frame in moving(3)]
+    write_lossless(tmp_path / "a.mkv", given, 25.0)
+    assert np.array_equal(np.stack(list(read_all(tmp_path / "a.mkv"))), np.stack(given))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [([], "no frames"), ([*moving(1), *moving(1, height=50)], "frame 1 is"), ([np.zeros((48, 64, 3), np.float32)], "frame 0 is float32")],
+)
+def test_frames_that_make_no_film_are_our_bug(tmp_path: Path, frames: list[np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_lossless(tmp_path / "a.mkv", frames, 25.0)
+
+
+ORDERS = [[0], [59], [5, 5, 3, 58, 20, 21, 0], list(range(60)), list(range(59, -1, -7)), []]
+
+
+@pytest.mark.parametrize("asked", ORDERS, ids=str)
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("options", [{"g": "12", "bf": "0"}, {"g": "250", "bf": "3"}], ids=["ours", "long"])
+def test_every_reader_gives_the_frames_asked_for(studio, reader: Reader, asked: list[int], options: dict[str, str]) -> None:
+    path = studio.footage("a.mp4", moving(60), options={"crf": "10", **options})
+    every = list(read_all(path))
+    got = list(reader(path, asked))
+    assert len(got) == len(asked)
+    assert all(np.array_equal(frame, every[index]) for frame, index in zip(got, asked, strict=True))
+
+
+@pytest.mark.parametrize("asked", ORDERS, ids=str)
+def test_lossless_chunks_are_read_by_number(tmp_path: Path, asked: list[int]) -> None:
+    given = moving(60)
+    write_lossless(tmp_path / "a.mkv", given, 25.0)
+    assert all(np.array_equal(frame, given[index]) for frame, index in zip(read_frames(tmp_path / "a.mkv", asked), asked, strict=True))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("asked", [60, 4000, -1])
+def test_a_frame_that_is_not_there(studio, reader: Reader, asked: int) -> None:
+    path = studio.footage("a.mp4", moving(60))
+    with pytest.raises(IndexError, match=str(asked)):
+        list(reader(path, [0, asked]))
+
+
+def test_narrow_footage_is_kept_from_decord(studio) -> None:
+    path = studio.footage("a.mp4", moving(5, width=48))
+    assert [frame.shape for frame in read_frames(path, [4, 0])] == [(48, 48, 3)] * 2
+
+
+@pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9"])
+def test_other_codecs_are_read_too(studio, codec: str) -> None:
+    path = studio.footage("a.mp4", moving(20))
+    other = studio.footage("b.mp4", moving(20), codec=codec, options={"cpu-used": "8"} if "vpx" in codec else {"preset": "12"})
+    for near, exact in zip(read_frames(other, [17, 3]), read_frames(path, [17, 3]), strict=True):
+        assert np.abs(near.astype(int) - exact).mean() < 12  # a frame beside it would differ by more than 40
+
+
+def test_without_decord_pyav_serves(studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = studio.footage("a.mp4", moving(20))
+    want = list(read_frames(path, [13, 2]))
+    monkeypatch.setattr(footage.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(footage, "read_with_decord", None)
+    assert all(np.array_equal(a, b) for a, b in zip(read_frames(path, [13, 2]), want, strict=True))

@@ -1,0 +1,186 @@
+"""A worker and its pool in this process: what is committed, what is passed on, what a failure costs."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ledger import Ledger
+from pipeline.pools.opening import open_pools
+from pipeline.pools.pool import Label, Order, Pool
+from pipeline.pools.retry import Exhausted, FailureClass
+from pipeline.pools.settings import InlineSettings, RetrySettings
+from pipeline.pools.worker import Done, Part, Worker
+from pipeline.storage import Options, S3Options, Storage, StorageSettings
+from stages.contract import Files, Seat
+from stages.errors import BadInput, ConfigError, Transient
+from stages.records import Artifact, Chunk, Clip, Span
+from stages.settings import Settings
+
+RETRY = RetrySettings(
+    storage=3, worker_lost=1, gang_lost=1, node_lost=1, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
+)
+INLINE = InlineSettings(kind="inline", jobs_in_flight=1, retry=RETRY)
+CHUNKS = tuple(Chunk(Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
+CLIP = Clip(0, Span(0, 3), CHUNKS)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageSettings:
+    s3 = S3Options(
+        endpoint_url=None, region_name=None, addressing_style="auto", request_checksum_calculation="when_supported", connect_seconds=5, read_seconds=5
+    )
+    return StorageSettings(
+        root=str(tmp_path / "storage"),
+        options=Options(s3=s3),
+        input_schemes=("file",),
+        max_input_gib=1,
+        cache=str(tmp_path / "cache"),
+        cache_gib=1,
+        attempts=2,
+    )
+
+
+class Scripted:
+    """A stage that does what its script says, call by call: raises errors, returns the rest."""
+
+    config: Settings = Settings()
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.calls = 0
+        self.opened = 0
+        self.closed = 0
+
+    def open(self, seat: Seat) -> None:
+        self.opened += 1
+
+    def __call__(self, *records: Any, files: Files) -> Any:
+        self.calls += 1
+        deed = self.script.pop(0)
+        if isinstance(deed, Exception):
+            raise deed
+        return deed
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def windows(*parts: Any) -> Iterator[Any]:
+    for part in parts:
+        if isinstance(part, Exception):
+            raise part
+        yield part
+
+
+def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> Order:
+    return Order(stage, key, (), Label("job"), (priority,))
+
+
+def pool_of(stage: Scripted, storage: StorageSettings) -> Pool:
+    return open_pools({"generate": stage}, 1, INLINE, storage)["generate"]
+
+
+def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
+    """What comes of the orders, one after the other, and the parts heard on the way."""
+    heard: list[Any] = []
+
+    async def main() -> list[Any]:
+        done = []
+        for order in orders:
+            done += await asyncio.gather(pool.run(order, heard.append), return_exceptions=True)
+        await pool.close()
+        return done
+
+    return asyncio.run(main()), heard
+
+
+def test_a_record_is_committed(storage: StorageSettings) -> None:
+    assert made(pool_of(Scripted(Span(1, 2)), storage), order()) == ([Span(1, 2)], [])
+    assert Ledger(Storage(storage)).find("generate", "k", Span) == Span(1, 2)
+
+
+def test_parts_are_passed_on_and_the_last_is_committed(storage: StorageSettings) -> None:
+    done, heard = made(pool_of(Scripted(windows(*CHUNKS, CLIP)), storage), order())
+    assert done == [CLIP]
+    assert heard == [*CHUNKS, CLIP]
+
+
+def test_a_call_that_fails_on_the_way_commits_nothing(storage: StorageSettings) -> None:
+    done, heard = made(pool_of(Scripted(windows(CHUNKS[0], BadInput("window 1: no face"))), storage), order())
+    assert [str(error) for error in done] == ["window 1: no face"]
+    assert heard == [CHUNKS[0]]
+    assert Ledger(Storage(storage)).find("generate", "k", Clip) is None
+
+
+def test_parts_come_as_they_are_made(storage: StorageSettings) -> None:
+    worker = Worker(Scripted(windows(*CHUNKS, CLIP)), storage, None)
+    assert worker.open(Seat()) is None
+    replies = worker.work(order())
+    assert [next(replies) for _ in CHUNKS] == [Part(chunk) for chunk in CHUNKS]
+    assert list(replies) == [Part(CLIP), Done(CLIP)]
+
+
+def test_only_rank_0_speaks_and_commits(storage: StorageSettings) -> None:
+    stage = Scripted(windows(*CHUNKS, CLIP), Span(0, 1))
+    worker = Worker(stage, storage, None)
+    worker.open(Seat(rank=1, world=2))
+    assert list(worker.work(order("a"))) == [Done(None)]
+    assert list(worker.work(order("b"))) == [Done(None)]
+    assert stage.calls == 2
+    assert Ledger(Storage(storage)).find("generate", "b", Span) is None
+
+
+def test_harmless_failures_keep_the_worker_and_others_cost_it(storage: StorageSettings) -> None:
+    stage = Scripted(Transient("503"), Transient("503"), Span(0, 1), BadInput("no sound"), KeyError("bug"), Span(0, 2))
+    pool = pool_of(stage, storage)
+    done, _ = made(pool, *(order(key) for key in "abcd"))
+    assert done[0] == Span(0, 1)
+    assert isinstance(done[1], BadInput)
+    assert isinstance(done[2], Exhausted)
+    assert done[2].kind is FailureClass.CODE
+    assert "KeyError: 'bug'" in done[2].trace
+    assert done[3] == Span(0, 2)
+    assert (stage.opened, stage.closed) == (2, 2)
+
+
+def test_weights_that_are_missing_are_said_to_every_order(storage: StorageSettings) -> None:
+    class Unopened(Scripted):
+        def open(self, seat: Seat) -> None:
+            raise ConfigError("generate.model.path: no such folder")
+
+    done, _ = made(pool_of(Unopened(), storage), order("a"), order("b"))
+    assert [str(error) for error in done] == ["generate.model.path: no such folder"] * 2
+    assert all(isinstance(error, ConfigError) for error in done)
+
+
+def test_all_stages_take_turns_by_priority(storage: StorageSettings) -> None:
+    served: list[str] = []
+
+    class Named(Scripted):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def __call__(self, *records: Any, files: Files) -> Iterator[Any]:
+            served.append(f"{self.name} begins")
+            yield CHUNKS[0]
+            served.append(f"{self.name} ends")
+            yield CLIP
+
+    names = ("ingest", "segment", "listen")
+    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage)
+
+    async def main() -> None:
+        wanted = zip(names, (0.0, 2.0, 1.0), strict=True)
+        await asyncio.gather(*(pools[name].run(order(stage=name, priority=priority), lambda part: None) for name, priority in wanted))
+
+    asyncio.run(main())
+    assert served == [f"{name} {what}" for name in ("ingest", "listen", "segment") for what in ("begins", "ends")]
+
+
+def test_a_gang_does_not_fit_into_one_process(storage: StorageSettings) -> None:
+    with pytest.raises(ConfigError, match="generate/parallel=single"):
+        open_pools({"generate": Scripted()}, 2, INLINE, storage)
