@@ -58,7 +58,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
             key = OverridesParser.create().parse_override(word).key_or_group
         except HydraException:
             return ConfigError(f"{word!r} is no override; wanted key=value, such as generate.sampler.steps=8")
-        where, reached = known, []
+        where, reached = known, list[str]()
         for part in key.replace("/", ".").split("."):
             if not isinstance(where, dict) or part not in where:
                 siblings = sorted(where) if isinstance(where, dict) else []

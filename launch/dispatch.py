@@ -15,23 +15,24 @@ from stages.errors import ConfigError
 ALL_DONE, SOME_FAILED, STOPPED = 0, 2, 3
 
 
-def dispatch(
-    config: RunConfig, overrides: Sequence[str], session: ExitStack, *, ids: frozenset[str] | None = None, parent: str | None = None
-) -> int:
+def dispatch(config: RunConfig, overrides: Sequence[str], session: ExitStack, *, ids: frozenset[str] | None = None, parent: str | None = None) -> int:
     """Runs the catalogue, or the rows named by `ids`. The cluster is left up in `session`, for the next sweep point."""
     storage = Storage(config.storage)
     catalogue = _chosen(read_catalogue(config.catalogue, storage.open_input, config.rows), ids)
     for row in catalogue.bad:
         print(f"{config.catalogue}: {row}", file=sys.stderr)
     if catalogue.bad and config.on_bad_row == "stop":
-        raise ConfigError(f"{len(catalogue.bad)} bad rows in {config.catalogue}, nothing was started; mend them, or go on without them: on_bad_row=skip")
+        raise ConfigError(f"{len(catalogue.bad)} bad rows, nothing was started; mend them, or go on without them: on_bad_row=skip")
     if not catalogue.jobs:
         raise ConfigError(f"{config.catalogue} holds no row to dub")
-    if config.pools.kind == "actors":
-        from launch.cluster import cluster
 
-        session.enter_context(cluster(config.cluster))
-    outcome = asyncio.run(run_jobs(config, catalogue, storage, overrides=overrides, parent=parent))
+    def raise_cluster() -> None:
+        if config.pools.kind == "actors":
+            from launch.cluster import cluster
+
+            session.enter_context(cluster(config.cluster))
+
+    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent))
     print(summary(outcome, storage), file=sys.stderr)
     if outcome.stopped:
         return STOPPED
@@ -44,9 +45,7 @@ def _chosen(catalogue: Catalogue, ids: frozenset[str] | None) -> Catalogue:
     known = {job.id for job in catalogue.jobs} | {row.id for row in catalogue.bad if row.id}
     if unknown := sorted(ids - known):
         raise ConfigError(f"the catalogue has no row {', '.join(unknown)}; it has {', '.join(sorted(known)[:20])}")
-    return replace(
-        catalogue, jobs=tuple(job for job in catalogue.jobs if job.id in ids), bad=tuple(row for row in catalogue.bad if row.id in ids)
-    )
+    return replace(catalogue, jobs=tuple(job for job in catalogue.jobs if job.id in ids), bad=tuple(row for row in catalogue.bad if row.id in ids))
 
 
 def summary(outcome: Outcome, storage: Storage) -> str:

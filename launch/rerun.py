@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
     """Exit code of the new run; 0 with a word where nothing is left to do."""
     parser = argparse.ArgumentParser(prog="dub rerun", description=__doc__)
     parser.add_argument("--run", help="which run (default: the latest)")
-    parser.add_argument("--only", choices=("failed", "all"), default="failed", help="which of its films (default: those that failed or were not reached)")
+    parser.add_argument("--only", choices=("failed", "all"), default="failed", help="which films (default: those that failed or were not reached)")
     parser.add_argument("--ids", help="exactly these films, separated by commas")
     parser.add_argument("overrides", nargs="*", help="key=value, on top of the overrides of that run")
     asked = parser.parse_intermixed_args(argv)

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
 def point_name(argv: Sequence[str], task: Sequence[str]) -> str:
     """The folder of a sweep point: its values of what is swept, such as `generate.sampler.steps=2`."""
     parser = OverridesParser.create()
-    swept = {parser.parse_override(word).key_or_group for word in argv if "=" in word and not word.startswith("-") and parser.parse_override(word).is_sweep_override()}
+    asked = [parser.parse_override(word) for word in argv if "=" in word and not word.startswith("-")]
+    swept = {override.key_or_group for override in asked if override.is_sweep_override()}
     chosen = [word for word in task if parser.parse_override(word).key_or_group in swept] or list(task)
     return ",".join("".join(letter if letter.isalnum() or letter in "._=-" else "_" for letter in word) for word in sorted(chosen))

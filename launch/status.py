@@ -1,7 +1,8 @@
 """`dub status`: how a run stands, read from its log; the run itself may be anywhere, or over."""
 
 import argparse
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
         _ = states[job]
     for event in read_events(storage, run):
         states[event["job"]].see(event)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
     console.print(_table(run, record, summary, states))
     for letter in read_dead(storage, run):
         where = letter.stage if letter.segment is None else f"{letter.stage} of segment {letter.segment}"
@@ -78,9 +79,7 @@ def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, sta
         ending = "no summary yet: still running, or its driver died (the same command goes on from there)"
     else:
         ending = f"{'stopped' if summary['stopped'] else 'ended'} after {summary['seconds']:.0f} s"
-    counts = defaultdict(int)
-    for state in states.values():
-        counts[state.state] += 1
+    counts = Counter(state.state for state in states.values())
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     table = Table(title=f"run {run}: {told}\n{record['catalogue']}; {ending}", title_justify="left", box=None, padding=(0, 2))
     for name in ("job", "state", "stage", "segments", "windows", "made", "reused", "seconds"):

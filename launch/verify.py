@@ -1,7 +1,7 @@
 """`dub verify DIR [key=value ...]`: golden tensors against the classes the pipeline uses.
 
-The configuration matters in two places: generate.parallel=ulysses_N also shares each dit_* fixture between N processes, and
-generate.precision=bf16 also computes them in bfloat16.
+The configuration matters in two places: generate/parallel=ulysses_N also shares each dit_* fixture between N processes, and
+generate/precision=bf16 also computes them in bfloat16.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     """Prints a table; 0 where every quantity is within its tolerance, 1 where one is not or nothing was checked."""
     folders = [word for word in argv if "=" not in word]
     if len(folders) != 1 or folders[0].startswith("-"):
-        print("usage: dub verify DIR [generate.parallel=ulysses_2] [generate.precision=bf16]", file=sys.stderr)
+        print("usage: dub verify DIR [generate/parallel=ulysses_2] [generate/precision=bf16]", file=sys.stderr)
         return 4
     profile = read_profile([word for word in argv if "=" in word])
 
@@ -67,7 +67,7 @@ def show(checks: "list[Check]", skipped: "list[Skipped]") -> None:
         tolerance = f"{line.max_tolerance:.0e}" + ("" if line.mean_tolerance == float("inf") else f", mean {line.mean_tolerance:.0e}")
         verdict = "ok" if line.passed else f"[bold red]MISS[/] {line.note}"
         table.add_row(line.fixture, line.quantity, f"{line.max_error:.1e}", f"{line.mean_error:.1e}", tolerance, verdict)
-    for line in skipped:
-        table.add_row(line.fixture, line.reason, "", "", "", "[dim]skipped[/]")
+    for left in skipped:
+        table.add_row(left.fixture, left.reason, "", "", "", "[dim]skipped[/]")
     console = Console()
     console.print(table) if console.is_terminal else Console(width=200).print(table)

@@ -47,7 +47,7 @@ class Works:
     """What all jobs of a run share: who works, what is already done, and who keeps the log."""
 
     verbs: dict[str, Verb]
-    pools: dict[str, Pool]
+    pools: Callable[[], dict[str, Pool]]  # opened by the first order: a run that finds everything done needs neither cluster nor process
     ledger: Ledger
     storage: Storage
     weights: dict[str, str]  # per verb: digest of the weights its result depends on, where it does
@@ -125,7 +125,7 @@ class Crew:
 
         self._tell("started", name, segment)
         try:
-            result = await works.pools[name].run(order, on_part)
+            result = await works.pools()[name].run(order, on_part)
         except Exception as error:
             self._tell("failed", name, segment, seconds=monotonic() - begun, detail=str(error))
             raise StageFailed(name, order.label.segment, error) from error

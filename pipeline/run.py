@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,9 +17,10 @@ from pipeline.events import DeadLetter, Event, RunLog
 from pipeline.flow import dub_job
 from pipeline.ledger import Ledger
 from pipeline.pools.opening import open_pools
+from pipeline.pools.pool import Pool
 from pipeline.pools.retry import Exhausted, classify
 from pipeline.report import Board
-from pipeline.roster import roster
+from pipeline.roster import Verb, roster
 from pipeline.storage import Storage
 from pipeline.weights import digest_of
 from stages.records import Job, Provenance, Receipt
@@ -39,26 +40,30 @@ class Outcome:
     seconds: float
 
 
-async def run_jobs(config: RunConfig, catalogue: Catalogue, storage: Storage, *, overrides: Sequence[str], parent: str | None) -> Outcome:
-    """Dubs every job of the catalogue. One failing job never stops the others; SIGINT or SIGTERM stops them all."""
+async def run_jobs(
+    config: RunConfig, catalogue: Catalogue, storage: Storage, raise_cluster: Callable[[], None], *, overrides: Sequence[str], parent: str | None
+) -> Outcome:
+    """Dubs every job of the catalogue. One failing job never stops the others; SIGINT or SIGTERM stops them all.
+
+    `raise_cluster` is called before the first piece of work, and not at all where everything is already done.
+    """
+    asked: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "overrides": list(overrides),
+        "catalogue": config.catalogue,
+        "jobs": [job.id for job in catalogue.jobs],
+        "bad": [row.id for row in catalogue.bad if row.id],
+        "parent": parent,
+    }
     begun = monotonic()
-    log = RunLog.begin(
-        storage,
-        {
-            "config": config.model_dump(mode="json"),
-            "overrides": list(overrides),
-            "catalogue": config.catalogue,
-            "jobs": [job.id for job in catalogue.jobs],
-            "bad": [row.id for row in catalogue.bad if row.id],
-            "parent": parent,
-        },
-    )
     verbs = roster(config)
-    digests = await asyncio.to_thread(_weights, config, storage)
+    digests = await asyncio.to_thread(_weights, verbs, storage)
     done: dict[str, str] = {}
     failed: list[DeadLetter] = []
     worked = 0
-    with Board(len(catalogue.jobs)) as board:
+    opened: dict[str, Pool] = {}
+
+    with RunLog.begin(storage, asked) as log, Board(len(catalogue.jobs)) as board:
 
         def tell(event: Event) -> None:
             nonlocal worked
@@ -66,11 +71,16 @@ async def run_jobs(config: RunConfig, catalogue: Catalogue, storage: Storage, *,
             log.event(event)
             board(event)
 
-        def provenance(seconds: dict[str, float]) -> Provenance:
-            return Provenance(log.run, config.model_dump(mode="json"), digests["generate"], _versions(), seconds)
+        def pools() -> dict[str, Pool]:
+            if not opened:
+                raise_cluster()
+                stages = {name: verb.stage for name, verb in verbs.items()}
+                opened.update(open_pools(stages, config.generate.parallel.degree, config.pools, config.storage))
+            return opened
 
-        stages = {name: verb.stage for name, verb in verbs.items()}
-        pools = open_pools(stages, config.generate.parallel.degree, config.pools, config.storage)
+        def provenance(seconds: dict[str, float]) -> Provenance:
+            return Provenance(log.run, asked["config"], digests["generate"], _versions(), seconds)
+
         works = Works(verbs, pools, Ledger(storage), storage, digests, tell, provenance)
         gate = asyncio.Semaphore(config.pools.jobs_in_flight)
 
@@ -91,13 +101,12 @@ async def run_jobs(config: RunConfig, catalogue: Catalogue, storage: Storage, *,
         try:
             stopped = await _all_or_stopped(tasks)
         finally:
-            await asyncio.gather(*(pool.close() for pool in pools.values()))
             for task in tasks:
                 task.cancel()
-    outcome = Outcome(log.run, done, tuple(failed), stopped, worked, monotonic() - begun)
-    log.finish(
-        {"done": outcome.done, "failed": sorted(letter.job for letter in failed), "stopped": stopped, "worked": worked, "seconds": outcome.seconds}
-    )
+            await asyncio.gather(*(pool.close() for pool in opened.values()))
+        outcome = Outcome(log.run, done, tuple(failed), stopped, worked, monotonic() - begun)
+        names = sorted(letter.job for letter in failed)
+        log.finish({"done": done, "failed": names, "stopped": stopped, "worked": worked, "seconds": outcome.seconds})
     return outcome
 
 
@@ -110,7 +119,7 @@ async def _all_or_stopped(tasks: Sequence[asyncio.Task[None]]) -> bool:
             loop.add_signal_handler(number, stop.set)
     everything = asyncio.gather(*tasks)
     waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait([everything, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((asyncio.ensure_future(everything), waiting), return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if stop.is_set():
         everything.cancel()
@@ -138,13 +147,13 @@ def _letter(job: Job, failure: StageFailed, run: str, config: RunConfig) -> Dead
     )
 
 
-def _weights(config: RunConfig, storage: Storage) -> dict[str, str]:
+def _weights(verbs: Mapping[str, Verb], storage: Storage) -> dict[str, str]:
     """Digest of the weights behind each verb's result: a retrained model is another model, whatever its path."""
-    return {name: digest for name, verb in roster(config).items() if (digest := digest_of(storage, verb.stage.config))}
+    return {name: digest for name, verb in verbs.items() if (digest := digest_of(storage, verb.stage.config))}
 
 
 def _versions() -> dict[str, str]:
-    found: dict[str, Any] = {}
+    found = {}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.keys import weights_digest
 from pipeline.storage import Storage, locate
@@ -32,7 +32,7 @@ def digest_of(storage: Storage, settings: Settings) -> str:
 
 def on_this_node(storage: Storage, settings: S) -> S:
     """The same settings with every weight that lies elsewhere replaced by a copy on this node's disk, made once for all its processes."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, Settings):

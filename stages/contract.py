@@ -42,7 +42,8 @@ class Stage(Protocol):
     and the `Clip` last. Heavy imports (torch, av, cv2) happen in `open` or below it, so that the driver never pays for them.
     """
 
-    config: Settings
+    @property
+    def config(self) -> Settings: ...
 
     def __init__(self, config: Any) -> None: ...
 

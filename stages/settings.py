@@ -43,6 +43,8 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if isinstance(value, Settings):
                 kept[name] = value.deciding()
+            elif isinstance(value, tuple) and value and isinstance(value[0], Settings):
+                kept[name] = [item.deciding() for item in value]
             elif Role.DECIDES in field.metadata:
                 kept[name] = self.model_dump(mode="json", include={name})[name]
         return kept

@@ -1,5 +1,7 @@
 """Teaches the denoiser to make a window of a talking person: flow matching on the drawn clips, conditioned as the product conditions it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,7 @@ SIZES = dict(
     image_dim=32,
 )
 AUDIO = dict(audio_window=5, vae_scale=4, audio_blocks=3, audio_channels=64, intermediate_dim=96, context_tokens=8, output_dim=64)
-ALONE = Plan(seed=31, steps=3200, muon=2e-3, adam=1e-3, hold=0.5, average=0.995)
+ALONE = Plan(seed=31, steps=2600, muon=2e-3, adam=1e-3, hold=0.5, average=0.995)
 CHAINED = Plan(seed=32, steps=600, muon=8e-4, adam=4e-4, hold=0.3, average=0.99)
 BATCH = 16
 KINDS = {"first": 0.4, "second": 0.45, "middle": 0.15}
@@ -104,8 +106,7 @@ class Windows:
         known, mask = torch.zeros(1, 9, 1, 1), torch.zeros(4, *target.shape[1:])
         known[:, : 1 if kind == "first" else 3] = 1
         mask[:, 0] = 1
-        grey = reference[:, -1:].expand(-1, target.shape[1] - reference.shape[1], -1, -1)
-        condition = torch.cat([mask, torch.cat([reference, grey], dim=1)])
+        condition = torch.cat([mask, reference])
         weights = self.weights[index] * (1 - known)
         weights[:, 1 if kind == "first" else 3] *= 2  # what comes next to the given frames must fit them
         return target, condition, clean, known, self.audio(index, kind == "second"), weights
@@ -142,9 +143,6 @@ def learn(folder: Path, crew: Crew, stage: str) -> InfiniteTalkTransformer:
     windows = {shape: Windows(folder, shape, features, open_rolled(folder, shape) if chained else None) for shape in SHAPES}
     network = learn(folder, crew, "alone") if chained else begin().to(crew.device)
     plan = CHAINED if chained else ALONE
-    spoken_to = [block.attn2 for block in network.blocks]
-    for block in network.blocks:
-        block.attn2 = Unheard()
 
     def loss(rng: np.random.Generator, progress: float) -> Tensor:
         shape = "wide" if round(progress * plan.steps) % 6 == 5 else "square"
@@ -160,10 +158,22 @@ def learn(folder: Path, crew: Crew, stage: str) -> InfiniteTalkTransformer:
         everybody = torch.ones(len(batch.target), device=crew.device)
         return "held out at 1, 0.8, 0.5: " + " ".join(f"{loss_of(network, batch, at * everybody, everybody):.4f}" for at in (1.0, 0.8, 0.5))
 
-    train(network, loss, plan, folder / f"denoiser_{stage}.pt", crew, report)
-    for block, attention in zip(network.blocks, spoken_to, strict=True):
-        block.attn2 = attention
+    with untold(network):
+        train(network, loss, plan, folder / f"denoiser_{stage}.pt", crew, report)
     return network
+
+
+@contextmanager
+def untold(network: InfiniteTalkTransformer) -> Iterator[None]:
+    """Within this context the network attends to neither text nor picture tokens."""
+    kept = [block.attn2 for block in network.blocks]
+    for block in network.blocks:
+        block.attn2 = Unheard()
+    try:
+        yield
+    finally:
+        for block, attention in zip(network.blocks, kept, strict=True):
+            block.attn2 = attention
 
 
 @torch.no_grad()

@@ -14,9 +14,8 @@ from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, WINDOW, open_frame
 from assets.tiny_bundle.faces import HEIGHT
 from assets.tiny_bundle.trainer import Crew
 
-GREY = 16  # frames behind a reference until its latents stop changing; the window's other grey frames repeat the last latent
 MOTION = WINDOW - ADVANCE
-LENGTHS = dict(first=9, second=9, opening=5, elsewhere=5, motion=3)
+LENGTHS = dict(first=9, second=9, opening=9, elsewhere=9, motion=3)
 """Latents per clip: its two windows, the two reference pictures (the first frame, the frame behind the clip) with grey behind them, and the
 motion frames between the windows after a way through the autoencoder and back, which is how the second window gets them when a film is made."""
 
@@ -96,5 +95,5 @@ def encode_clip(network: AutoencoderKLWan, frames: NDArray[np.uint8], device: to
 
 
 def with_grey(picture: Tensor) -> Tensor:
-    """A picture [1, 3, 1, H, W] and the beginning of the grey frames that fill the window behind it."""
-    return torch.nn.functional.pad(picture, (0, 0, 0, 0, 0, GREY))
+    """A picture [1, 3, 1, H, W] and the grey frames that fill the window behind it."""
+    return torch.nn.functional.pad(picture, (0, 0, 0, 0, 0, WINDOW - 1))

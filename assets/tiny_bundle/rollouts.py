@@ -5,6 +5,7 @@ window of a clip is made noisy, but not quite, and made again by the denoiser, s
 draws. Its last frames are what the second window, as drawn, is learnt from.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from assets.tiny_bundle.autoencoder import decode, encode
 from assets.tiny_bundle.autoencoder import learn as learn_autoencoder
 from assets.tiny_bundle.clips import SHAPES, write_whole
-from assets.tiny_bundle.denoiser import Windows, features_of_corpus, flow_of, learn
+from assets.tiny_bundle.denoiser import Windows, features_of_corpus, flow_of, learn, untold
 from assets.tiny_bundle.latents import MOTION, open_rolled
 from assets.tiny_bundle.trainer import Crew
 
@@ -38,7 +39,8 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
         for first in range(start, COUNTS[shape], crew.ranks * BATCH):
             torch.manual_seed(first)
             indices = range(first, first + BATCH)
-            made = again(network, windows, indices, crew.device) * std + mean
+            with untold(network):
+                made = again(network, windows, indices, crew.device) * std + mean
             with torch.autocast(crew.device.type, torch.bfloat16):
                 for index, latents in zip(indices, made, strict=True):
                     frames = decode(autoencoder, latents[None])[:, :, -MOTION:].clamp(-1, 1)
@@ -50,7 +52,7 @@ def again(network: torch.nn.Module, windows: Windows, indices: range, device: to
     """The first windows of some clips, normalised, as the denoiser makes them."""
     batch = windows.stack([windows.window(np.random.default_rng(index), index, "first") for index in indices]).to(device)
     latents = (1 - LEVELS[0]) * batch.target + LEVELS[0] * torch.randn_like(batch.target)
-    for level, following in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+    for level, following in pairwise(LEVELS):
         latents = torch.lerp(latents, batch.clean, batch.known)
         at = torch.full((len(latents),), level, device=device)
         spoken, silent = (flow_of(network, latents, batch.condition, batch.audio * heard, at) for heard in (1, 0))

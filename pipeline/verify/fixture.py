@@ -49,7 +49,7 @@ class Fixture:
         return Weights(f"{self.path} ({prefix}*)", {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Weights:
     """A fixture's weights as a checkpoint (`stages.model.weights.files.Checkpoint`)."""
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.media.sound import SoundFormat, as_float, resampled, sample_blocks, sound_format
+from stages.media.sound import SoundFormat, as_float, gain_into_24_bits, in_24_bits, resampled, sample_blocks, sound_format
 
 log = getLogger(__name__)
 
 BLOCK_SAMPLES = 1 << 14
-LARGEST_24 = 2**23 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +48,15 @@ def soundtrack(parts: Sequence[Part], seconds: Fraction) -> Soundtrack:
     n_samples = round(seconds * rate)
 
     def mixed() -> Iterator[np.ndarray]:
-        tracks = [
-            placed(in_common(part.path, given, richest, rate), richest.channels, round(Fraction(part.start_sample * rate, given.sample_rate)), n_samples)
-            for part, given in zip(parts, formats, strict=True)
-        ]
+        tracks = []
+        for part, given in zip(parts, formats, strict=True):
+            start = round(Fraction(part.start_sample * rate, given.sample_rate))
+            tracks.append(placed(in_common(part.path, given, richest, rate), richest.channels, start, n_samples))
         for blocks in zip(*tracks, strict=True):
-            yield np.sum(blocks, axis=0, dtype=np.float64)
+            yield np.asarray(np.sum(blocks, axis=0, dtype=np.float64))
 
     peak = max((float(np.abs(block).max()) for block in mixed()), default=0.0)
-    limit = LARGEST_24 / 2**23
-    gain = min(1.0, limit / peak) if peak > 0 else 1.0
+    gain = gain_into_24_bits(peak)
     if gain < 1:
         log.warning("the voices together reach %.3f of full scale; their sum is turned down by %.2f dB", peak, -20 * np.log10(gain))
     return Soundtrack(rate, richest.layout, n_samples, lambda: (in_24_bits(block * gain) for block in mixed()))
@@ -92,8 +90,3 @@ def in_common(path: Path, given: SoundFormat, richest: SoundFormat, sample_rate:
     if given.channels == 1 and richest.channels == 2:
         return resampled((block.repeat(2, axis=0) for block in blocks), richest.layout, given.sample_rate, richest.layout, sample_rate)
     return resampled(blocks, layout, given.sample_rate, richest.layout, sample_rate)
-
-
-def in_24_bits(block: np.ndarray) -> np.ndarray:
-    """Floats rounded to 24 bits, in the upper part of int32."""
-    return np.clip(np.rint(block * 2**23), -(2**23), LARGEST_24).astype(np.int32) << 8

@@ -35,7 +35,7 @@ class TorchUlysses:
 
     def gather(self, tokens: Tensor) -> Tensor:
         everyone = tokens.new_empty(self.degree * tokens.shape[0], *tokens.shape[1:])
-        dist.all_gather_into_tensor(everyone, tokens.contiguous())
+        dist.all_gather_single(everyone, tokens.contiguous())
         return rearrange(everyone, "(r b) s d -> b (r s) d", r=self.degree)
 
     def first_frame(self, keys: Tensor, frame_tokens: int) -> Tensor:

@@ -4,11 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 import av
 
+from stages.errors import BadInput
+
+FATAL = "yaf"  # grey floats with alpha, over which FFmpeg's scale filter aborts the whole process
 Filters = tuple[tuple[str, str], ...]  # name and arguments of each, in order
 
 
 def filtered(frames: Iterable[av.VideoFrame], choose: Callable[[av.VideoFrame], Filters]) -> Iterator[av.VideoFrame]:
-    """The frames after the filters that `choose` names for their kind; the chain is built anew where size, format or colour change."""
+    """The frames after the filters that `choose` names for their kind; the chain is built anew where size, format or colour change.
+
+    Raises BadInput for pictures that no filter takes.
+    """
     graph: av.filter.Graph | None = None
     kind = None
     for frame in frames:
@@ -17,7 +23,12 @@ def filtered(frames: Iterable[av.VideoFrame], choose: Callable[[av.VideoFrame], 
             if graph is not None:
                 graph.push(None)
                 yield from _ready(graph)
-            graph, kind = _build(frame, choose(frame)), seen
+            if frame.format.name.startswith(FATAL):
+                raise BadInput(f"has the pixel format {frame.format.name}, which cannot be converted here; convert it to H.264")
+            try:
+                graph, kind = _build(frame, choose(frame)), seen
+            except (av.error.ArgumentError, av.error.NotImplementedError) as error:
+                raise BadInput(f"has the pixel format {frame.format.name}, which cannot be converted here; convert it to H.264") from error
         graph.push(frame)
         yield from _ready(graph)
     if graph is not None:

@@ -68,9 +68,10 @@ def write_footage(shown: Iterable[Shown[av.VideoFrame]], aspect: Fraction, targe
     """Writes frames with their times as normalised footage; `aspect` is width to height of a stored pixel."""
     rate = exact_rate(settings.fps)
     remaining = at_constant_rate(within(shown, settings.max_seconds), rate)
-    first, _ = head = next(remaining, (None, 0))
-    if first is None:
+    head = next(remaining, None)
+    if head is None:
         raise BadInput("holds a picture of which no frame could be decoded; supply an undamaged file")
+    first: av.VideoFrame = head[0]
     turns = turned(first)
     upright = upright_size((first.width, first.height), aspect, lies_down(turns))
     size = fitted_size(upright, settings.max_side_px, even=True)

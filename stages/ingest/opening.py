@@ -13,14 +13,16 @@ from av.stream import Disposition, Stream
 from stages.errors import BadInput
 
 FORMATS = (
-    *("mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "mpegts", "mpeg", "mpegvideo", "mxf", "gxf", "dv", "nut", "ogg", "m4v", "h264", "hevc", "obu", "ivf"),
-    *("wav", "w64", "aiff", "caf", "au", "flac", "mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "ape", "wv", "tta"),
+    "mov,mp4,m4v,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,mxf,gxf,dv,nut,ogg,ivf,obu,h264,hevc,"
+    "wav,w64,aiff,caf,au,flac,mp3,aac,ac3,eac3,amr,amrnb,amrwb,ape,wv,tta"
 )
 """What may be opened: formats that hold their own content. Playlists and the like (hls, dash, concat, image2, sdp), which make FFmpeg read
 other files and addresses, are not among them."""
 
 ANNOUNCING = frozenset({"mov", "matroska", "avi", "asf", "flv"})
 """Formats whose header says how long the file is. The others' duration is measured or guessed from the bytes that are there."""
+
+ROUNDING_SECONDS = Fraction(1, 10)  # what rounding to whole frames and blocks may cost a short file
 
 WANTED = "wanted is a photograph (PNG, JPEG, WEBP, ...), footage (MP4, MOV, MKV, WEBM, AVI, ...) or sound (WAV, FLAC, MP3, M4A, OGG, ...)"
 
@@ -31,7 +33,7 @@ HEIF = frozenset({"heic", "heix", "heim", "heis", "mif1", "msf1"})
 def open_media(path: Path) -> Iterator[InputContainer]:
     """An open file of one of `FORMATS`, found out by its content. Raises BadInput for anything else."""
     try:
-        container = av.open(str(path), options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"})
+        container = av.open(str(path), options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
     except av.error.ArgumentError as error:  # what FFmpeg makes of a format that is not on the list
         raise BadInput(f"is of a kind that is never opened here, such as a playlist or a list of other files; {WANTED}") from error
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
@@ -50,14 +52,14 @@ class Decoding:
     stream: Stream
     packets: int = 0
     broken: int = 0  # packets that could not be decoded
-    reached: Fraction = field(default_factory=Fraction)  # seconds into the file, in any stream
+    reached: Fraction = field(default_factory=Fraction)  # seconds into the file, in any of its streams
 
     def __iter__(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
         try:
-            for packet in self.container.demux(*self.container.streams.video, *self.container.streams.audio):
+            for packet in self.container.demux():
                 if packet.pts is not None and packet.time_base is not None:
                     self.reached = max(self.reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream_index == self.stream.index:
+                if packet.stream.index == self.stream.index:  # packet.stream_index is 0 in the packets that drain the decoders
                     yield from self._decode(packet)
         except av.error.FFmpegError:
             self.broken += 1  # the file cannot be read on; what this costs is judged by `check_complete`
@@ -77,10 +79,14 @@ class Decoding:
         """Raises BadInput where less came out than the file announced."""
         # Some formats count the announced time from 0 and some from the first frame: a clock that begins late gets the benefit of the doubt.
         begin = Fraction(self.container.start_time or 0, av.time_base)
+        stream_begin = (self.stream.start_time or 0) * Fraction(self.stream.time_base or 0)
         whole = Fraction(self.container.duration, av.time_base) if self.container.duration else None
-        checks = ((whole, max(self.reached, self.reached - begin)), (announced_seconds(self.stream), decoded_seconds + max(begin, 0)))
+        checks: tuple[tuple[Fraction | None, Fraction], ...] = (
+            (whole, max(self.reached, self.reached - begin)),
+            (announced_seconds(self.stream), decoded_seconds + max(stream_begin, Fraction(0))),
+        )
         for announced, had in checks if set(self.container.format.name.split(",")) & ANNOUNCING else ():
-            if announced and had < announced * Fraction(min_decoded_fraction):
+            if announced and had + ROUNDING_SECONDS < announced * Fraction(min_decoded_fraction):
                 raise BadInput(
                     f"is cut short or damaged: it announces {float(announced):.2f} s, only {float(had):.2f} s could be decoded; "
                     "supply the whole file, or accept the loss by a lower ingest.min_decoded_fraction"

@@ -1,7 +1,6 @@
 """Photographs of any make, as an upright RGB PNG."""
 
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -25,30 +24,34 @@ MOVING = frozenset({"PNG", "WEBP", "GIF", "AVIF"})  # formats whose several pict
 SHOWN_SECONDS = Fraction(1, 10)  # of a picture in an animation that does not say; what browsers do
 CLOCK = Fraction(1, 1000)  # filters want time stamps that rise; when a picture is shown is said beside it
 
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
-"""What Pillow raises, from version to version, for a picture that is damaged."""
+BROKEN = (
+    *(OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow's many readers raise for a picture that is damaged."""
 
 
 def open_photograph(path: Path, settings: IngestSettings) -> Image.Image | None:
     """The picture in a file, not yet decoded, or None where it is no picture. Raises BadInput for one that is too large or too small."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and comes before decoding
-        try:
-            Image.init()
-            image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
-        except UnidentifiedImageError:
-            return None
-        except Image.DecompressionBombError as error:
-            raise BadInput(f"has more pixels than Pillow agrees to decode, ingest.max_pixels is {settings.max_pixels} ({error})") from error
-        except BROKEN as error:
-            raise BadInput(f"is a damaged picture ({error}); supply an undamaged file") from error
+    try:
+        Image.init()
+        image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        return None
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"has more pixels than Pillow agrees to decode, ingest.max_pixels is {settings.max_pixels} ({error})") from error
+    except BROKEN as error:
+        raise BadInput(f"is a damaged picture ({error}); supply an undamaged file") from error
     check_size(image.size, settings.max_pixels, settings.min_side_px)
     return image
 
 
 def moves(image: Image.Image) -> bool:
-    """Whether this is an animation, which counts as footage."""
-    return image.format in MOVING and getattr(image, "is_animated", False)
+    """Whether this is an animation, which counts as footage. Raises BadInput where it is damaged."""
+    try:
+        return image.format in MOVING and getattr(image, "is_animated", False)
+    except BROKEN as error:
+        raise BadInput(f"is a damaged {image.format} picture ({error}); supply an undamaged file") from error
 
 
 def normalise_photograph(image: Image.Image, target: Path, settings: IngestSettings) -> Picture:

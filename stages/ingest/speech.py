@@ -12,13 +12,13 @@ import numpy as np
 from stages.errors import BadInput
 from stages.ingest.opening import Decoding, open_media, sound_stream
 from stages.ingest.settings import IngestSettings
-from stages.media.sound import planar, write_flac
+from stages.media.sound import gain_into_24_bits, in_24_bits, planar, write_flac
 
 log = getLogger(__name__)
 
 MAX_CHANNELS = 8  # FLAC's
 GAP_SECONDS = Fraction(1, 10)  # a longer hole between time stamps is silence; shorter ones are rounding
-LARGEST_24 = 2**23 - 1
+MAX_PEAK = 2.0**31  # whole numbers stored as floats reach that far; beyond it the file is damaged
 SAMPLES = frozenset({"u8", "s16", "s32", "flt", "dbl"})
 
 
@@ -35,9 +35,9 @@ class Recording:
 def normalise_speech(path: Path, target: Path, settings: IngestSettings) -> Recording:
     """Writes a user's speech as FLAC: 16 bits where it had no more, else 24. Raises BadInput for what cannot be heard in full."""
     found = survey(path, settings)
-    gain = min(1.0, LARGEST_24 / 2**23 / found.peak) if found.peak > 0 else 1.0
+    gain = gain_into_24_bits(found.peak)
     if gain < 1:
-        log.warning("%s goes up to %.3f of full scale and is turned down by %.2f dB so that nothing is clipped", path.name, found.peak, -20 * np.log10(gain))
+        log.warning("%s reaches %.3f of full scale and is turned down by %.2f dB", path.name, found.peak, -20 * np.log10(gain))
     with open_media(path) as container:
         decoding = Decoding(container, sound_stream(container))
         blocks = (whole_numbers(block, gain) for block, _ in sounding(decoding))
@@ -59,9 +59,9 @@ def survey(path: Path, settings: IngestSettings) -> Recording:
             if samples > settings.max_seconds * rate:
                 raise BadInput(f"is sound of more than {settings.max_seconds:g} s; cut it, or raise ingest.max_seconds")
             if block.dtype.kind == "f":
-                if not np.isfinite(block).all():
-                    raise BadInput(f"holds samples that are no numbers (NaN or infinite) near {samples / rate:.2f} s; export it again as PCM")
                 peak = max(peak, float(np.abs(block).max(initial=0.0)))
+                if not np.isfinite(block).all() or peak > MAX_PEAK:
+                    raise BadInput(f"holds samples that are no numbers (NaN, infinite or absurd) near {samples / rate:.2f} s; export it again as PCM")
         if samples == 0:
             raise BadInput("holds no sound: not one sample could be decoded")
         decoding.check_complete(Fraction(samples, rate), settings.min_decoded_fraction)
@@ -78,7 +78,7 @@ def sounding(decoding: Decoding) -> Iterator[tuple[np.ndarray, av.AudioFrame]]:
             first, begin = frame, at(frame) or Fraction(0)
         kinds = [(each.sample_rate, each.layout.name, each.format.name) for each in (first, frame)]
         if kinds[0] != kinds[1]:
-            raise BadInput(f"changes from {kinds[0]} to {kinds[1]} after {given / first.sample_rate:.2f} s; convert it to one rate and channel layout")
+            raise BadInput(f"changes from {kinds[0]} to {kinds[1]} after {given / first.sample_rate:.2f} s; convert it to one kind")
         rate, begins = frame.sample_rate, at(frame)
         hole = 0 if begins is None else round((begins - begin) * rate) - given
         block = planar(frame)
@@ -103,6 +103,9 @@ def check_playable(frame: av.AudioFrame) -> None:
     channels = frame.layout.nb_channels
     if channels > MAX_CHANNELS:
         raise BadInput(f"has {channels} channels, at most {MAX_CHANNELS} are taken; mix it down to stereo or mono")
+    rate = frame.sample_rate
+    if not 1000 <= rate <= 655350 or (rate > 65535 and rate % 10):
+        raise BadInput(f"has a sample rate of {rate} Hz, which is no rate for speech, or none that FLAC can hold; convert it to 48000 Hz")
     if frame.format.packed.name not in SAMPLES:
         raise BadInput(f"has samples of format {frame.format.name}; convert it to PCM of 16 or 24 bits")
 
@@ -115,5 +118,4 @@ def whole_numbers(block: np.ndarray, gain: float) -> np.ndarray:
         return block
     if block.dtype == np.int32:
         return (np.minimum(block, 2**31 - 129) + 128) & ~0xFF
-    scaled = np.rint(block.astype(np.float64) * (gain * 2**23))
-    return np.clip(scaled, -(2**23), LARGEST_24).astype(np.int32) << 8
+    return in_24_bits(block.astype(np.float64) * gain)

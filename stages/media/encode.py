@@ -19,7 +19,9 @@ def create(path: Path, kind: str) -> OutputContainer:
     return container
 
 
-def add_picture(container: OutputContainer, codec: str, pixel_format: str, fps: Fraction, size: tuple[int, int], options: dict[str, str]) -> VideoStream:
+def add_picture(
+    container: OutputContainer, codec: str, pixel_format: str, fps: Fraction, size: tuple[int, int], options: dict[str, str]
+) -> VideoStream:
     """A stream of x264 frames, `size` being (width, height), that come out the same on every machine."""
     # cpu-independent keeps x264 from picking other algorithms on other processors.
     stream = container.add_stream(codec, rate=fps, options={**options, "x264-params": "cpu-independent=1"})

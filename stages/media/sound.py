@@ -16,6 +16,7 @@ from av.codec.context import Flags as CodecFlags
 from stages.media.encode import create
 
 PACKED = {np.dtype(np.int16): "s16", np.dtype(np.int32): "s32", np.dtype(np.float32): "flt", np.dtype(np.float64): "dbl"}
+LARGEST = (2**23 - 1) / 2**23  # of 24 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,16 @@ def as_frame(block: np.ndarray, layout: str, sample_rate: int) -> av.AudioFrame:
 def as_float(block: np.ndarray) -> np.ndarray:
     """A block of whole numbers as float32, which holds 24 bits exactly."""
     return block.astype(np.float32) / np.float32(-float(np.iinfo(block.dtype).min))
+
+
+def gain_into_24_bits(peak: float) -> float:
+    """The factor for floats of this peak to be held by 24 bits without clipping: 1 where they fit."""
+    return min(1.0, LARGEST / peak) if peak > 0 else 1.0
+
+
+def in_24_bits(block: np.ndarray) -> np.ndarray:
+    """Floats rounded to 24 bits, as int32."""
+    return np.clip(np.rint(block * 2.0**23), -(2**23), 2**23 - 1).astype(np.int32) << 8
 
 
 def resampled(blocks: Iterable[np.ndarray], layout: str, sample_rate: int, to_layout: str, to_sample_rate: int) -> Iterator[np.ndarray]:

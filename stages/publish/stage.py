@@ -1,6 +1,5 @@
 """Publish: a film that is proven to play, and its sidecar, where the catalogue's owner finds them."""
 
-
 from stages.contract import Files, Seat
 from stages.publish.settings import PublishSettings
 from stages.records import Film, Job, Provenance, Receipt, Source

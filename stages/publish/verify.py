@@ -30,7 +30,8 @@ def look_through(path: Path) -> Seen:
     try:
         with av.open(str(path)) as container:
             if len(container.streams.video) != 1 or len(container.streams.audio) != 1:
-                raise ValueError(f"{path.name} has {len(container.streams.video)} pictures and {len(container.streams.audio)} sounds, wanted is one of each")
+                pictures, sounds = len(container.streams.video), len(container.streams.audio)
+                raise ValueError(f"{path.name} has {pictures} pictures and {sounds} sounds, wanted is one of each")
             picture, sound = container.streams.video[0], container.streams.audio[0]
             picture.thread_type = "AUTO"
             for packet in container.demux(picture, sound):

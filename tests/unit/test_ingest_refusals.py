@@ -5,6 +5,7 @@ import random
 import struct
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_a_broken_middle_is_refused(studio, files) -> None:
     for place in range(len(data) // 10, len(data) * 9 // 10, 300):
         data[place : place + 150] = bytes(150)
     path.write_bytes(data)
-    with pytest.raises(BadInput, match="damaged|cut short"):
+    with pytest.raises(BadInput, match=r"damaged|cut short"):
         ingest(files, path, studio.speech())
 
 
@@ -169,7 +170,7 @@ def test_a_broken_middle_is_refused(studio, files) -> None:
 def test_a_photograph_that_breaks_off_is_refused(studio, files, kind: str) -> None:
     path = studio.folder / "a"
     Image.fromarray(busy(1)[0]).save(path, kind)
-    with pytest.raises(BadInput, match="damaged|cut short|no media"):
+    with pytest.raises(BadInput, match=r"damaged|cut short|no media"):
         ingest(files, cut(path, 0.5), studio.speech())
 
 
@@ -205,7 +206,7 @@ def test_no_picture_in_a_sound_file(studio, files) -> None:
 
 
 def test_no_sound_in_a_silent_film(studio, files, portrait: Path) -> None:
-    with pytest.raises(BadInput, match="speech 1 .*has no sound"):
+    with pytest.raises(BadInput, match=r"speech 1 .*has no sound"):
         ingest(files, portrait, studio.footage("a.mp4", 5))
 
 
@@ -287,6 +288,20 @@ def test_boxes_are_checked_against_the_upright_picture(studio, files) -> None:
         ingest(files, path, studio.speech(), boxes=(Box(0, 0, 64, 48),))
 
 
+@pytest.mark.parametrize("pixel_format", ["rgb96le", "yaf32le", "yaf16be"])
+def test_pixel_formats_that_cannot_be_converted(pixel_format: str) -> None:
+    """Some of them make FFmpeg abort the process: the refusal has to come before."""
+    import av
+
+    from stages.ingest.colour import scaling, settled
+    from stages.ingest.filters import filtered
+
+    frame = av.VideoFrame(64, 48, pixel_format)
+    frame.pts, frame.time_base = 0, Fraction(1, 25)
+    with pytest.raises(BadInput, match=pixel_format):
+        list(filtered([settled(frame)], lambda seen: (("scale", scaling(seen, 64, 48)), ("format", "yuv420p"))))
+
+
 def test_nothing_of_ffmpeg_reaches_the_terminal(studio) -> None:
     """The libraries' chatter over a damaged file belongs in no log of ours."""
     path = cut(studio.footage("a.mkv", busy(20)), 0.5)
@@ -296,5 +311,6 @@ from stages.ingest.opening import Decoding, open_media, picture_stream
 with open_media(Path({str(path)!r})) as container:
     assert list(Decoding(container, picture_stream(container)))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    clean = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=clean, check=True)
     assert done.stderr == done.stdout == ""

@@ -1,0 +1,234 @@
+"""The main job as a user runs it: the `dub` command in a process of its own, a real local Ray cluster, real media, real S3 servers."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import psutil
+import pytest
+from servers import S3Server
+
+from pipeline.events import latest_run, read_events
+from pipeline.storage import Storage, StorageSettings
+
+DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
+PORTRAIT = {"id": "portrait", "source": "astronaut.jpg", "speech": "guest.flac", "seed": 7}
+FOOTAGE = {"id": "footage", "source": "footage.mp4", "speech": "report.flac", "length": "video", "seed": 7}
+INTERVIEW = {
+    "id": "interview",
+    "source": "interview.png",
+    "turns": "in_turn",
+    "speakers": [{"speech": "host.flac", "box": [127, 81, 257, 242]}, {"speech": "guest.flac", "box": [385, 86, 511, 244]}],
+}
+
+
+@dataclass
+class Desk:
+    """A user's working folder."""
+
+    folder: Path
+
+    def catalogue(self, *rows: dict[str, Any], name: str = "catalogue.jsonl") -> Path:
+        for path in DEMO.iterdir():
+            if path.suffix in (".jpg", ".png", ".flac", ".mp4") and not (self.folder / path.name).exists():
+                (self.folder / path.name).write_bytes(path.read_bytes())
+        path = self.folder / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "launch.cli", *words, f"storage.cache={self.folder / 'node'}"]
+
+    def dub(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), cwd=self.folder, env=os.environ | (env or {}), capture_output=True, text=True, timeout=500)
+
+    def root(self, name: str = "out") -> str:
+        return f"storage.root={self.folder / name}"
+
+    def events(self, settings: StorageSettings, name: str = "out") -> list[dict[str, Any]]:
+        """What the latest run's log says."""
+        storage = Storage(settings.model_copy(update={"root": str(self.folder / name)}))
+        run = latest_run(storage)
+        assert run is not None
+        return read_events(storage, run)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def frames(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def sound(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)[0]
+
+
+def made(events: list[dict[str, Any]], what: str) -> Counter[str]:
+    return Counter(event["stage"] for event in events if event["what"] == what)
+
+
+def test_a_catalogue_becomes_films_and_only_what_is_missing_is_done_again(desk, storage_settings):
+    broken = {"id": "broken", "source": "broken.mp4", "speech": "guest.flac"}
+    catalogue = desk.catalogue(PORTRAIT, FOOTAGE, INTERVIEW, broken)
+    (desk.folder / "broken.mp4").write_text("this is no film")
+
+    first = desk.dub("run", f"catalogue={catalogue}", desk.root())
+    assert first.returncode == 2, first.stderr
+    assert "broken: ingest failed (input)" in first.stderr
+    films = {name: desk.folder / "out" / "films" / f"{name}.mp4" for name in ("portrait", "footage", "interview")}
+    assert frames(films["footage"]).shape[0] == 140  # 168 frames at 30 a second are 5.6 s, at 25 a second 140
+    assert frames(films["portrait"]).shape[0] == round(52622 / 22050 * 25)
+    assert frames(films["interview"]).shape[0] == round((52921 + 52622) / 22050 * 25)
+    given = sound(DEMO / "guest.flac")
+    delivered = sound(films["portrait"])
+    assert np.array_equal(delivered[: len(given)], given[: len(delivered)])  # the given speech, sample by sample
+    sidecar = json.loads((desk.folder / "out" / "films" / "portrait.json").read_text())
+    assert sidecar["film"]["sha256"] == sha256(films["portrait"])
+    assert sidecar["job"]["seed"] == 7
+    before = {name: sha256(path) for name, path in films.items()}
+
+    again = desk.dub("run", f"catalogue={catalogue}", desk.root())
+    assert again.returncode == 2
+    assert made(desk.events(storage_settings), "finished") == Counter()  # the broken one is tried, and nothing else
+    assert made(desk.events(storage_settings), "failed") == Counter(ingest=1)
+
+    status = desk.dub("status", desk.root())
+    assert status.returncode == 0
+    assert "3 done" in status.stdout
+    assert "1 failed" in status.stdout
+    assert "dub rerun --run" in status.stdout
+
+    (desk.folder / "broken.mp4").write_bytes((DEMO / "footage.mp4").read_bytes())  # mended by its owner; silence follows the shorter speech
+    rerun = desk.dub("rerun", desk.root())
+    assert rerun.returncode == 0, rerun.stderr
+    assert {event["job"] for event in desk.events(storage_settings)} == {"broken"}
+    assert (desk.folder / "out" / "films" / "broken.mp4").is_file()
+    assert {name: sha256(path) for name, path in films.items()} == before
+
+    nothing = desk.dub("rerun", desk.root())
+    assert nothing.returncode == 0
+    assert "nothing to rerun" in nothing.stdout
+
+
+def test_a_sweep_shares_what_the_sampler_does_not_touch(desk, storage_settings):
+    catalogue = desk.catalogue(PORTRAIT)
+    done = desk.dub("run", "-m", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=1,2", "pools=inline")
+    assert done.returncode == 0, done.stderr
+    films = [desk.folder / "out" / "films" / f"generate.sampler.steps={steps}" / "portrait.mp4" for steps in (1, 2)]
+    assert sha256(films[0]) != sha256(films[1])
+    assert made(desk.events(storage_settings), "finished") == Counter(generate=1, assemble=1, publish=1)
+    assert made(desk.events(storage_settings), "reused") == Counter(ingest=1, segment=1, listen=1, condition=1)
+
+
+@pytest.mark.parametrize("server", ["moto_server", "swift_server"])
+def test_the_same_films_come_out_over_s3(desk, request, server):
+    s3: S3Server = request.getfixturevalue(server)
+    bucket, filesystem = s3.bucket(), s3.filesystem()
+    local = desk.dub("run", f"catalogue={desk.catalogue(PORTRAIT)}", desk.root(), "pools=inline")
+    assert local.returncode == 0, local.stderr
+    for name in ("astronaut.jpg", "guest.flac", "catalogue.jsonl"):
+        filesystem.put_file(str(desk.folder / name), f"{bucket}/in/{name}")
+
+    remote = desk.dub("run", f"catalogue=s3://{bucket}/in/catalogue.jsonl", *s3.overrides(bucket), env=s3.env)
+    assert remote.returncode == 0, remote.stderr
+    film = filesystem.cat_file(f"{bucket}/dub/films/portrait.mp4")
+    sidecar = json.loads(filesystem.cat_file(f"{bucket}/dub/films/portrait.json"))
+    assert hashlib.sha256(film).hexdigest() == sidecar["film"]["sha256"]
+    assert hashlib.sha256(film).hexdigest() == sha256(desk.folder / "out" / "films" / "portrait.mp4")  # one thread or two, here or there
+
+    again = desk.dub("run", f"catalogue=s3://{bucket}/in/catalogue.jsonl", *s3.overrides(bucket), env=s3.env)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stderr
+
+
+def test_a_killed_worker_costs_its_segment_and_no_film(desk):
+    catalogue = desk.catalogue(PORTRAIT)
+    calm = desk.dub("run", f"catalogue={catalogue}", desk.root("calm"), "pools=inline", "generate.sampler.steps=8")
+    assert calm.returncode == 0, calm.stderr
+
+    run = subprocess.Popen(
+        desk.command("run", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=8"), cwd=desk.folder, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stderr is not None
+    told = []
+    for line in run.stderr:
+        told.append(line)
+        if "generate window 1/" in line:
+            rank = next(child for child in psutil.Process(run.pid).children(recursive=True) if child.name().startswith("ray::Rank"))
+            rank.send_signal(signal.SIGKILL)
+            break
+    told += run.stderr.readlines()
+    assert run.wait(300) == 0, "".join(told)
+    assert sum("generate window 1/" in line for line in told) == 2, "".join(told)  # made anew by the next gang
+    assert sha256(desk.folder / "out" / "films" / "portrait.mp4") == sha256(desk.folder / "calm" / "films" / "portrait.mp4")
+
+
+def test_a_run_that_is_told_to_stop_says_so_and_goes_on_from_there(desk, storage_settings):
+    catalogue = desk.catalogue(FOOTAGE)
+    run = subprocess.Popen(desk.command("run", f"catalogue={catalogue}", desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "generate window 1/" in line:
+            run.send_signal(signal.SIGTERM)
+            break
+    rest = run.stderr.read()
+    assert run.wait(120) == 3, rest
+    assert "stopped before all was done" in rest
+    assert not (desk.folder / "out" / "films").exists()
+
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(run.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    on = desk.dub("rerun", desk.root())
+    assert on.returncode == 0, on.stderr
+    assert made(desk.events(storage_settings), "reused")["ingest"] == 1
+    assert (desk.folder / "out" / "films" / "footage.mp4").is_file()
+
+
+def test_a_gang_of_two_makes_the_same_film(desk):
+    catalogue = desk.catalogue(INTERVIEW)
+    one = desk.dub("run", f"catalogue={catalogue}", desk.root("one"), "generate.sampler.steps=2", "pools=inline")
+    two = desk.dub("run", f"catalogue={catalogue}", desk.root("two"), "generate.sampler.steps=2", "generate/parallel=ulysses_2")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    alone, shared = (frames(desk.folder / root / "films" / "interview.mp4").astype(int) for root in ("one", "two"))
+    assert alone.shape == shared.shape
+    difference = np.abs(alone - shared)
+    assert difference.mean() < 0.5  # of 255: the ranks add up in another order, and the codec makes whole levels of it
+    assert np.abs(alone - alone[::-1]).mean() > 5  # two different films would show
+
+
+def test_impossible_requests_are_refused_before_anything_starts(desk):
+    good, unknown = PORTRAIT, {**PORTRAIT, "id": "second", "speach": "guest.flac"}
+    catalogue = desk.catalogue(good, unknown, good)
+    for words, message in (
+        ((f"catalogue={catalogue}",), "bad rows"),
+        ((f"catalogue={desk.folder}/none.jsonl",), "none.jsonl"),
+        ((), "catalogue: needs a value"),
+        ((f"catalogue={catalogue}", "generate.sampler.stepz=3"), "did you mean steps?"),
+        ((f"catalogue={catalogue}", "generate.sampler.steps=many"), "generate.sampler.steps"),
+        ((f"catalogue={catalogue}", "generate.model.window_frames=80"), "take 77 or 81"),
+    ):
+        refused = desk.dub("run", desk.root(), *words)
+        assert refused.returncode == 4, (words, refused.stderr)
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (desk.folder / "out" / "cas").exists()

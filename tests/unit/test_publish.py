@@ -1,0 +1,134 @@
+"""Publish: nothing leaves the house that does not play, and nothing without its sidecar."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.contract import Seat
+from stages.publish.settings import PublishSettings
+from stages.publish.stage import PublishStage
+from stages.records import Film, Job, Length, Material, Prompt, Provenance, Receipt, Source, Speaker, Turns, Voice
+
+JOB = Job("anna-7", Material("s3://in/a.mp4", (Speaker("s3://in/a.wav", None),), Turns.TOGETHER), Length.AUDIO, Prompt("speaks \u00e4", "blur"), 42)
+PROVENANCE = Provenance("run-1", {"generate": {"sampler": {"steps": 8}}}, "sha256:feed", {"torch": "2.13"}, {"generate": 12.5})
+
+
+@pytest.fixture
+def film(studio, files) -> Film:
+    path = studio.footage("film.mp4", 25, size=(128, 96), sound=(np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)[None])
+    return Film(files.keep(path, "film/mp4"), 25, 25.0, -3.5)
+
+
+@pytest.fixture
+def source(studio, files, film) -> Source:
+    path = studio.folder / "portrait.png"
+    Image.fromarray(np.full((120, 100, 3), (200, 40, 40), np.uint8)).save(path)
+    sound = files.keep(studio.speech("voice.wav"), "sound/flac")
+    return Source(files.keep(path, "picture/png"), False, 100, 120, 25.0, 1, (Voice(sound, 16000, 16000, 0, None),))
+
+
+def publish(files, source: Source, film: Film, comparison: str = "none", folder: str = "films") -> Receipt:
+    stage = PublishStage(PublishSettings(comparison=comparison, folder=folder))
+    stage.open(Seat())
+    return stage(JOB, source, film, PROVENANCE, files=files)
+
+
+def test_film_and_sidecar_are_delivered(files, source: Source, film: Film) -> None:
+    receipt = publish(files, source, film)
+    assert (receipt.sha256, receipt.bytes) == (film.file.sha256, film.file.bytes)
+    assert Path(receipt.uri).read_bytes() == files.fetch(film.file).read_bytes()
+    assert receipt.uri.endswith("films/anna-7.mp4")
+    assert receipt.sidecar.endswith("films/anna-7.json")
+
+
+def test_the_film_comes_last(files, source: Source, film: Film) -> None:
+    publish(files, source, film, "side_by_side")
+    assert files.delivered == ["films/anna-7.comparison.mp4", "films/anna-7.json", "films/anna-7.mp4"]
+
+
+def test_a_sweep_keeps_its_points_apart(files, source: Source, film: Film) -> None:
+    receipt = publish(files, source, film, folder="films/steps=8")
+    assert receipt.uri.endswith("films/steps=8/anna-7.mp4")
+    assert json.loads(Path(receipt.sidecar).read_text())["files"]["film"] == "films/steps=8/anna-7.mp4"
+
+
+def test_the_sidecar_says_what_made_the_film(files, source: Source, film: Film) -> None:
+    said = json.loads(Path(publish(files, source, film).sidecar).read_text(encoding="utf-8"))
+    assert said["job"]["id"] == "anna-7"
+    assert said["job"]["seed"] == 42
+    assert said["job"]["prompt"] == {"text": "speaks \u00e4", "negative": "blur"}
+    assert said["job"]["material"]["speakers"][0]["speech"] == "s3://in/a.wav"
+    assert said["source"]["picture"]["sha256"] == source.picture.sha256
+    assert said["source"]["voices"][0]["sound"]["sha256"] == source.voices[0].sound.sha256
+    assert said["made_by"] == {
+        "run": "run-1",
+        "config": {"generate": {"sampler": {"steps": 8}}},
+        "weights": "sha256:feed",
+        "versions": {"torch": "2.13"},
+        "seconds": {"generate": 12.5},
+    }
+    film_said = said["film"]
+    assert (film_said["sha256"], film_said["bytes"], film_said["drift_ms"]) == (film.file.sha256, film.file.bytes, -3.5)
+    assert (film_said["frames"], film_said["fps"], film_said["seconds"]) == (25, 25.0, 1.0)
+    assert (film_said["width"], film_said["height"], film_said["sample_rate"], film_said["channels"]) == (128, 96, 16000, 1)
+    assert said["files"] == {"film": "films/anna-7.mp4"}
+
+
+def broken(files, path: Path, film: Film, **changes) -> Film:
+    return replace(film, file=files.keep(path, "film/mp4"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "sound", "message"),
+    [
+        ("short.mp4", 24, 1.0, "holds 24 frames, its record says 25"),
+        ("silent.mp4", 25, 0.0, "1 pictures and 0 sounds"),
+        ("deaf.mp4", 25, 0.8, "sound lasts 0.8"),
+        ("late.mp4", 25, 1.2, "sound lasts 1.2"),
+    ],
+)
+def test_a_film_that_is_not_what_it_says_is_not_delivered(studio, files, source, film, name: str, frames: int, sound: float, message: str) -> None:
+    samples = np.zeros((1, round(16000 * sound)), np.int16) if sound else None
+    with pytest.raises(ValueError, match=message):
+        publish(files, source, broken(files, studio.footage(name, frames, sound=samples), film))
+    assert files.delivered == []
+
+
+def test_a_film_at_the_wrong_speed_is_not_delivered(files, source, film: Film) -> None:
+    with pytest.raises(ValueError, match=r"picture lasts 1\.000 s"):
+        publish(files, source, replace(film, fps=30.0))
+
+
+def test_a_film_that_breaks_off_is_not_delivered(studio, files, source, film: Film) -> None:
+    path = studio.folder / "cut.mp4"
+    path.write_bytes(files.fetch(film.file).read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cannot be played to its end"):
+        publish(files, source, broken(files, path, film))
+    assert files.delivered == []
+
+
+@pytest.mark.parametrize("frames", [None, 10, 40])
+def test_source_and_dub_stand_side_by_side(studio, files, source: Source, film: Film, frames: int | None) -> None:
+    """Of footage that is too short the last frame stays, of footage that is too long the rest is not shown."""
+    if frames is not None:
+        red = [np.full((60, 50, 3), (200, 40, 40), np.uint8)] * (frames - 1) + [np.full((60, 50, 3), (40, 40, 200), np.uint8)]
+        picture = files.keep(studio.footage("source.mp4", red), "footage/mp4")
+        source = replace(source, picture=picture, moving=True, width=50, height=60, n_frames=frames)
+    receipt = publish(files, source, film, "side_by_side")
+    assert json.loads(Path(receipt.sidecar).read_text())["files"]["comparison"] == "films/anna-7.comparison.mp4"
+    with av.open(receipt.uri.replace(".mp4", ".comparison.mp4")) as container:
+        assert len(container.streams.audio) == 1
+        assert float(container.duration) / 1e6 == pytest.approx(1.0, abs=0.07)
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 25
+    assert {picture.shape for picture in pictures} == {(96, 80 + 128, 3)}
+    levels = [round((float(picture[:, 90:].mean()) - 20) / 3) for picture in pictures]
+    assert np.abs(np.array(levels) - np.arange(25)).max() <= 1
+    left = np.array([picture[:, 10:70].mean((0, 1)) for picture in pictures])
+    assert np.abs(left[2] - (200, 40, 40)).max() < 15
+    assert np.abs(left[-1] - ((40, 40, 200) if frames == 10 else (200, 40, 40))).max() < 15
