@@ -114,14 +114,13 @@ class Crew:
         length = 0 if segment is None else segment.span.frames
         order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length))
         begun = last = monotonic()
-        windows = 0
 
         def on_part(part: Any) -> None:
-            nonlocal last, windows
+            nonlocal last
             if isinstance(part, Chunk) and segment is not None:
                 now = monotonic()
-                self._tell("window", name, segment, window=windows, seconds=now - last, detail=f"{windows + 1}/{len(segment.windows)}")
-                windows, last = windows + 1, now
+                self._tell("window", name, segment, window=part.window, seconds=now - last, detail=f"{part.window + 1}/{len(segment.windows)}")
+                last = now
 
         self._tell("started", name, segment)
         try:

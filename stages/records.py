@@ -197,6 +197,7 @@ class Conditions:
 class Chunk:
     """The fresh frames of one window, encoded without loss."""
 
+    window: int  # of the segment, from 0
     picture: Artifact  # "chunk/mkv"
     frames: int
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from assets.tiny_bundle import faces
 from assets.tiny_bundle.faces import HEIGHT, Frames, Portrait
+from assets.tiny_bundle.trainer import Crew
 from assets.tiny_bundle.voices import Utterance, training_corpus
 
 WINDOW, ADVANCE = 33, 24
@@ -40,19 +41,22 @@ def load_corpus(folder: Path, seed: int = 1) -> list[Utterance]:
     return pickle.loads(path.read_bytes())  # noqa: S301 - written by the line above
 
 
-def render(folder: Path, shape: str, rank: int, ranks: int) -> None:
-    """Draws this rank's share of the clips of one shape; goes on where it was cut off."""
+def render(folder: Path, crew: Crew, shape: str) -> None:
+    """Draws this process's share of the clips of one shape; goes on where it was cut off."""
     corpus = load_corpus(folder)
+    if crew.rank == 0:
+        open_frames(folder, shape)
+    crew.wait()
     frames = open_frames(folder, shape)
-    done = folder / f"{shape}.{rank}of{ranks}"
-    first = int(done.read_text()) if done.exists() else rank
-    for index in range(first, COUNTS[shape], ranks):
+    done = folder / f"{shape}.{crew.rank}of{crew.ranks}"
+    first = int(done.read_text()) if done.exists() else crew.rank
+    for index in range(first, COUNTS[shape], crew.ranks):
         frames[index] = draw_clip(index, shape, corpus)
-        if (index // ranks) % 10 == 0:
+        if (index // crew.ranks) % 10 == 0:
             frames.flush()
-            write_whole(done, str(index + ranks).encode())
+            write_whole(done, str(index + crew.ranks).encode())
     frames.flush()
-    write_whole(done, str(COUNTS[shape] + ranks).encode())
+    write_whole(done, str(COUNTS[shape] + crew.ranks).encode())
 
 
 def open_frames(folder: Path, shape: str) -> NDArray[np.uint8]:

@@ -67,12 +67,14 @@ def encode_all(folder: Path, crew: Crew) -> None:
     network = learn(folder, crew, "clips").eval()
     if crew.rank == 0:
         latent_scale(folder, network)
+        for shape in SHAPES:
+            open_latents(folder, shape)
+    crew.wait()
     for shape in SHAPES:
-        frames, kept = open_frames(folder, shape), None
+        frames, kept = open_frames(folder, shape), open_latents(folder, shape)
         done = folder / f"{shape}.latents.{crew.rank}of{crew.ranks}"
         start = int(done.read_text()) if done.exists() else crew.rank
         for index in range(start, COUNTS[shape], crew.ranks):
-            kept = kept or open_latents(folder, shape)
             for name, value in encode_clip(network, frames[index], crew.device).items():
                 getattr(kept, name)[index] = value.float().cpu().numpy()[0]
             if (index // crew.ranks) % 20 == 0:

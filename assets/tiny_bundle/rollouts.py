@@ -32,6 +32,10 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
     autoencoder = learn_autoencoder(folder, crew, "clips").eval()
     mean, std = (value.view(1, 16, 1, 1, 1).to(crew.device) for value in torch.load(folder / "scale.pt", weights_only=True))
     features = features_of_corpus(folder, crew)
+    if crew.rank == 0:
+        for shape in SHAPES:
+            open_rolled(folder, shape)
+    crew.wait()
     for shape in SHAPES:
         windows, rolled = Windows(folder, shape, features), open_rolled(folder, shape)
         done = folder / f"{shape}.rolled.{crew.rank}of{crew.ranks}"

@@ -22,8 +22,8 @@ Stage = Callable[[Path, Crew], object]
 
 STAGES: dict[str, tuple[Stage, bool]] = {  # and whether several processes take part
     "corpus": (lambda folder, _: clips.load_corpus(folder), False),
-    "square": (lambda folder, crew: clips.render(folder, "square", crew.rank, crew.ranks), True),
-    "wide": (lambda folder, crew: clips.render(folder, "wide", crew.rank, crew.ranks), True),
+    "square": (lambda folder, crew: clips.render(folder, crew, "square"), True),
+    "wide": (lambda folder, crew: clips.render(folder, crew, "wide"), True),
     "hearing": (hearing.learn, False),
     "pictures": (lambda folder, crew: autoencoder.learn(folder, crew, "pictures"), True),
     "clips": (lambda folder, crew: autoencoder.learn(folder, crew, "clips"), True),

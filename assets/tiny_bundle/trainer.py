@@ -21,6 +21,11 @@ class Crew:
     ranks: int
     device: torch.device
 
+    def wait(self) -> None:
+        """Returns when every process has come here: what the first has made before, the others then find."""
+        if self.ranks > 1:
+            dist.barrier()
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -148,7 +148,8 @@ def loss(error: RayError) -> Fault:
     """What Ray's own errors mean. Errors of the stage do not come this way: a worker gives them as a `Fault`."""
     if isinstance(error, RayTaskError):
         return Fault(FailureClass.CODE, str(error.cause), tail(error.traceback_str))
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    told = str(error).partition("Some common causes")[0]  # Ray's advice for the general case is long
+    reason = f"{type(error).__name__}: {' '.join(told.split())}"
     # A whole machine gone shows as any of these, depending on who notices first; Ray tells the last from a dead process only in words.
     node = isinstance(error, NodeDiedError | ActorUnavailableError) or (
         isinstance(error, ActorDiedError) and (error.preempted or "node has died" in str(error))

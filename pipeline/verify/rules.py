@@ -1,5 +1,6 @@
 """Fixtures of what surrounds the networks: framing, colours, guidance, schedules, TeaCache, LoRAs."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
 from stages.generate.sampling.skip import TeaCache
 from stages.listen.loudness import level, measure
 from stages.model.speakers import reference_map, rotate
-from stages.model.speech import SAMPLE_RATE
+from stages.model.speech import SAMPLE_RATE, read_between
 from stages.model.weights.keymap import TRANSFORMER, translator
 from stages.model.weights.lora import open_lora
 
@@ -24,6 +25,8 @@ EXACT = 1e-6
 """A few roundings in float32."""
 CLOSE = 1e-5
 """Roundings with powers, sines or norms among them."""
+BETWEEN = 1e-4
+"""The release counts positions in float32, which moves them by some 1e-6 of a feature."""
 TARGET_LUFS = -23.0
 """The release's."""
 PASSES = 3
@@ -37,7 +40,7 @@ def check_utils(fixture: Fixture) -> Iterator[Check | Skipped]:
     yield from check_speakers(fixture)
     yield from check_schedules(fixture)
     yield from check_projection(fixture)
-    yield Skipped(f"{fixture.name}: interp", "not a step of its own here; checked with the speech encoder")
+    yield from check_interpolation(fixture)
     yield Skipped(f"{fixture.name}: addnoise", "what the release adds to motion latents is overwritten before it is used; left out here")
 
 
@@ -48,6 +51,13 @@ def check_framing(fixture: Fixture) -> Iterator[Check]:
         yield compare_exactly(fixture.name, f"picture {number}", framed, fixture[f"rcc.pil.{number}.out"][0, :, 0])
         yield compare(fixture.name, f"picture {number} in range", to_range(framed), fixture[f"rcc.pil.{number}.norm"][0, :, 0], EXACT)
         yield compare_exactly(fixture.name, f"masks {number}", frame_masks(masks, (height, width)), fixture[f"rcc.mask.{number}.out"])
+
+
+def check_interpolation(fixture: Fixture) -> Iterator[Check]:
+    features = fixture["interp.in"].transpose(1, 2)
+    for name in sorted(name for name in fixture.tensors if re.fullmatch(r"interp\.\d+\.out", name)):
+        positions = torch.linspace(0, features.shape[2] - 1, fixture[name].shape[1], dtype=torch.float64)
+        yield compare(fixture.name, name, read_between(features, positions).transpose(1, 2), fixture[name], BETWEEN)
 
 
 def check_color(fixture: Fixture) -> Iterator[Check]:

@@ -69,14 +69,14 @@ class GenerateStage:
         script = Script(segment, files.fetch(conditions.tensors), files.fetch(speech.features), self._seat.device, compat_upstream=upstream)
         self._engine.check(script.latent_shape)
         folder = files.scratch()
+        chunks: list[Chunk] = []
 
         def keep(fresh: "Tensor") -> Chunk:
             pictures = to_bytes(fresh)
             path = folder / "chunk.mkv"
             write_lossless(path, pictures, self.config.model.fps)
-            return Chunk(files.keep(path, "chunk/mkv"), len(pictures))
+            return Chunk(len(chunks), files.keep(path, "chunk/mkv"), len(pictures))
 
-        chunks = []
         for chunk in dub(
             self._engine,
             segment,

@@ -40,8 +40,8 @@ class Told:
 class StepCache(Protocol):
     """Decides from step to step whether the blocks have anything new to say."""
 
-    def reuse(self, modulation: Tensor) -> Tensor | None:
-        """What the blocks added to the local tokens at an earlier step, where it still holds; `modulation` [1, 6, D] is the embedded timestep."""
+    def reuse(self) -> Tensor | None:
+        """What the blocks added to the local tokens at an earlier step, where it still holds at this one."""
 
     def keep(self, residual: Tensor) -> None:
         """Remembers what the blocks have just added to the local tokens."""
@@ -201,7 +201,7 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
 
     def run_blocks(self, hidden: Tensor, modulation: Tensor, scene: Scene, steps: StepCache | None) -> Tensor:
         """The local tokens behind the last block, or with what an earlier step added to them."""
-        residual = steps.reuse(modulation) if steps else None
+        residual = steps.reuse() if steps else None
         if residual is not None:
             return hidden + residual
         before = hidden

@@ -10,7 +10,7 @@ from stages.settings import Decides, Settings
 class PublishSettings(Settings):
     """Where films are delivered, and what beside them."""
 
-    folder: Decides[str] = Field(pattern=r"^[A-Za-z0-9._=,/-]+$")
+    folder: Decides[str] = Field(pattern=r"^[A-Za-z0-9_=,-][A-Za-z0-9._=,-]*(/[A-Za-z0-9_=,-][A-Za-z0-9._=,-]*)*$")
     """Folder under the storage root; a sweep gives each of its points one below it."""
 
     comparison: Decides[Literal["none", "side_by_side"]]

@@ -50,7 +50,8 @@ class Desk:
         return [sys.executable, "-m", "launch.cli", *words, f"storage.cache={self.folder / 'node'}"]
 
     def dub(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), cwd=self.folder, env=os.environ | (env or {}), capture_output=True, text=True, timeout=500)
+        environment = os.environ | (env or {})
+        return subprocess.run(self.command(*words), check=False, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=500)
 
     def root(self, name: str = "out") -> str:
         return f"storage.root={self.folder / name}"

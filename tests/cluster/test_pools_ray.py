@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class DoesAsTold:
     """A stage whose first argument says what is to happen to its process."""
 
     diary: Diary
-    config: Settings = Settings()
+    config: Settings = field(default_factory=Settings)
 
     def open(self, seat: Seat) -> None:
         self.diary.note("opened", device=seat.device, threads=os.environ["OMP_NUM_THREADS"])
@@ -101,7 +101,7 @@ class DoesAsTold:
         for index in range(3):
             picture = files.scratch() / "picture.txt"
             picture.write_text(f"{name} {index}")
-            chunks.append(Chunk(files.keep(picture, "text"), 1))
+            chunks.append(Chunk(len(chunks), files.keep(picture, "text"), 1))
             yield chunks[-1]
         yield Clip(0, Span(0, 3), tuple(chunks))
 
@@ -118,7 +118,7 @@ class AddsUp:
     """A stage for gangs: the ranks add up their numbers, window by window."""
 
     diary: Diary
-    config: Settings = Settings()
+    config: Settings = field(default_factory=Settings)
 
     def open(self, seat: Seat) -> None:
         import torch.distributed as dist
@@ -141,7 +141,7 @@ class AddsUp:
                 time.sleep(3600)
             if index == 1 and last and deed == "bug":
                 raise KeyError("a bug on one rank")
-            chunks.append(Chunk(Artifact(f"{name}/{index}", "", 0, "chunk/mkv"), self._sum(index)))
+            chunks.append(Chunk(index, Artifact(f"{name}/{index}", "", 0, "chunk/mkv"), self._sum(index)))
             yield chunks[-1]
         yield Clip(0, Span(0, 3), tuple(chunks))
 

@@ -188,7 +188,7 @@ def clip(storage: Storage, data: bytes) -> tuple[str, Clip]:
     with CallFiles(storage, stage="generate", key=KEY) as files:
         path = files.scratch() / "chunk.mkv"
         path.write_bytes(data)
-        return files.attempt, Clip(0, Span(0, 4), (Chunk(files.keep(path, "chunk/mkv"), 4),))
+        return files.attempt, Clip(0, Span(0, 4), (Chunk(0, files.keep(path, "chunk/mkv"), 4),))
 
 
 def test_results_are_kept_committed_found_and_fetched(storage: Storage):

@@ -37,7 +37,7 @@ def clip(files, index: int, start: int, *parts: int, size: tuple[int, int] = (48
     for frames in parts:
         path = files.scratch() / "chunk.mkv"
         write_lossless(path, numbered(reached, reached + frames, size), 25.0)
-        chunks.append(Chunk(files.keep(path, "chunk/mkv"), frames))
+        chunks.append(Chunk(len(chunks), files.keep(path, "chunk/mkv"), frames))
         reached += frames
     return Clip(index, Span(start, reached), tuple(chunks))
 
@@ -168,7 +168,7 @@ def test_colours_are_bt709_and_say_so(files) -> None:
     given = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
     path = files.scratch() / "a.mkv"
     write_lossless(path, [given] * 5, 25.0)
-    film = assemble(files, source(voice(files, noise(1, 100))), Clip(0, Span(0, 5), (Chunk(files.keep(path, "chunk/mkv"), 5),)), crf=1)
+    film = assemble(files, source(voice(files, noise(1, 100))), Clip(0, Span(0, 5), (Chunk(0, files.keep(path, "chunk/mkv"), 5),)), crf=1)
     with av.open(str(files.fetch(film.file))) as container:
         frame = next(container.decode(video=0))
         assert frame.format.name == "yuv420p"
@@ -201,7 +201,7 @@ def test_other_frame_rates_keep_time(files, fps: float) -> None:
     assert heard(files, film).shape[1] == pytest.approx(30 / fps * 16000, abs=2)
 
 
-CHUNK = Chunk(NOWHERE, 5)
+CHUNK = Chunk(0, NOWHERE, 5)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_clips_that_do_not_join_are_our_bug(clips: tuple[Clip, ...], message: st
 
 def test_a_chunk_that_is_not_what_it_says_is_our_bug(files) -> None:
     good = clip(files, 0, 0, 5)
-    liar = Clip(0, Span(0, 6), (Chunk(good.chunks[0].picture, 6),))
+    liar = Clip(0, Span(0, 6), (Chunk(0, good.chunks[0].picture, 6),))
     with pytest.raises(ValueError, match="holds 5 frames, its record says 6"):
         assemble(files, source(voice(files, noise(1, 100))), liar)
     with pytest.raises(ValueError, match="frames of shape"):

@@ -170,10 +170,10 @@ def test_the_first_and_last_steps_are_always_computed():
 
 
 def test_what_was_kept_is_used_until_the_blocks_are_asked_again():
-    steps, modulation = Residual([True, False, True, False]), torch.zeros(1, 6, 8)
-    assert steps.reuse(modulation) is None
+    steps = Residual([True, False, True, False])
+    assert steps.reuse() is None
     steps.keep(torch.tensor(1.0))
-    assert steps.reuse(modulation) == 1.0
-    assert steps.reuse(modulation) is None
+    assert steps.reuse() == 1.0
+    assert steps.reuse() is None
     steps.keep(torch.tensor(2.0))
-    assert steps.reuse(modulation) == 2.0
+    assert steps.reuse() == 2.0

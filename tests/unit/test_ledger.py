@@ -23,7 +23,7 @@ def clip(storage: Storage, data: bytes, tmp_path: Path) -> tuple[str, Clip]:
         for number in range(2):
             path = files.scratch() / "chunk.mkv"
             path.write_bytes(data + bytes([number]))
-            chunks.append(Chunk(files.keep(path, "chunk/mkv"), 4))
+            chunks.append(Chunk(len(chunks), files.keep(path, "chunk/mkv"), 4))
         return files.attempt, Clip(0, Span(0, 8), tuple(chunks))
 
 

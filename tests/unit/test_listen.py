@@ -25,9 +25,7 @@ from stages.model.speech import FRAME_SAMPLES
 from stages.model.speech import SAMPLE_RATE as RATE
 from stages.records import Artifact, Source, Voice
 
-SETTINGS = ListenSettings(
-    weights="bundled:tiny", speech="wav2vec2", target_lufs=-23.0, silence_lufs=-60.0, chunk_seconds=2.0, context_seconds=0.5
-)
+SETTINGS = ListenSettings(weights="bundled:tiny", speech="wav2vec2", target_lufs=-23.0, silence_lufs=-60.0, chunk_seconds=2.0, context_seconds=0.5)
 GOLDEN = Path(__file__).parents[1] / "golden"
 HUSH = -1.0  # what the encoder below gives for silence
 

@@ -23,7 +23,7 @@ RETRY = RetrySettings(
     storage=3, worker_lost=1, gang_lost=1, node_lost=1, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
 )
 INLINE = InlineSettings(kind="inline", jobs_in_flight=1, retry=RETRY)
-CHUNKS = tuple(Chunk(Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
+CHUNKS = tuple(Chunk(index, Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
 CLIP = Clip(0, Span(0, 3), CHUNKS)
 
 
@@ -46,7 +46,7 @@ def storage(tmp_path: Path) -> StorageSettings:
 class Scripted:
     """A stage that does what its script says, call by call: raises errors, returns the rest."""
 
-    config: Settings = Settings()
+    config: Settings = field(default_factory=Settings)
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)

@@ -20,7 +20,7 @@ class Residual:
         self._computed = iter(computed)
         self._residual: Tensor | None = None
 
-    def reuse(self, modulation: Tensor) -> Tensor | None:
+    def reuse(self) -> Tensor | None:
         return None if next(self._computed) else self._residual
 
     def keep(self, residual: Tensor) -> None:

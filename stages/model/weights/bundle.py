@@ -90,7 +90,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def open_bundle(root: Path, adapter: Path | None = None, speech: Path | None = None) -> Bundle:
-    """The model in the folder `root`, with InfiniteTalk's audio weights in the safetensors file `adapter` and the speech encoder in the folder `speech`.
+    """The model in the folder `root`, with InfiniteTalk's audio weights in the file `adapter` and the speech encoder in the folder `speech`.
 
     Where those two are not given they are looked for in `root`. Files are looked at when they are asked for; raises ConfigError where `root` holds
     no base model.

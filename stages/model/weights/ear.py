@@ -16,7 +16,10 @@ from stages.model.weights.load import build_empty, fill, trace
 
 @dataclass(frozen=True, slots=True)
 class Ear:
-    """A folder with config.json, preprocessor_config.json, and model.safetensors or pytorch_model.bin. Raises ConfigError where one is missing or misfits."""
+    """A folder with config.json, preprocessor_config.json, and model.safetensors or pytorch_model.bin.
+
+    Its methods raise ConfigError where one is missing or does not fit.
+    """
 
     folder: Path
 
