@@ -62,6 +62,8 @@ async def run_jobs(
     failed: list[DeadLetter] = []
     worked = 0
     opened: dict[str, Pool] = {}
+    stop = asyncio.Event()
+    _heed(stop)
 
     with RunLog.begin(storage, asked) as log, Board(len(catalogue.jobs)) as board:
 
@@ -74,6 +76,7 @@ async def run_jobs(
         def pools() -> dict[str, Pool]:
             if not opened:
                 raise_cluster()
+                _heed(stop)  # once more: Ray sets a handler of its own, which ends the process
                 stages = {name: verb.stage for name, verb in verbs.items()}
                 opened.update(open_pools(stages, config.generate.parallel.degree, config.pools, config.storage))
             return opened
@@ -99,7 +102,7 @@ async def run_jobs(
 
         tasks = [asyncio.create_task(one(place, job)) for place, job in enumerate(catalogue.jobs)]
         try:
-            stopped = await _all_or_stopped(tasks)
+            stopped = await _all_or_stopped(tasks, stop)
         finally:
             for task in tasks:
                 task.cancel()
@@ -110,13 +113,16 @@ async def run_jobs(
     return outcome
 
 
-async def _all_or_stopped(tasks: Sequence[asyncio.Task[None]]) -> bool:
-    """Waits for every task; True when a signal said to stop first. An error of ours in a task is raised here."""
-    stop = asyncio.Event()
+def _heed(stop: asyncio.Event) -> None:
+    """Lets SIGINT and SIGTERM set `stop`."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             loop.add_signal_handler(number, stop.set)
+
+
+async def _all_or_stopped(tasks: Sequence[asyncio.Task[None]], stop: asyncio.Event) -> bool:
+    """Waits for every task; True when `stop` was set first. An error of ours in a task is raised here."""
     everything = asyncio.gather(*tasks)
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait((asyncio.ensure_future(everything), waiting), return_when=asyncio.FIRST_COMPLETED)

@@ -46,7 +46,7 @@ def storage(tmp_path: Path) -> StorageSettings:
 class Scripted:
     """A stage that does what its script says, call by call: raises errors, returns the rest."""
 
-    config: Settings = field(default_factory=Settings)
+    config = Settings()
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
