@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.events import Event
 from pipeline.keys import identity, key_of
 from pipeline.ledger import Ledger
-from pipeline.pools.pool import Label, Order, Pool
+from pipeline.pools.pool import Label, Order, Pool, Took
 from pipeline.roster import Verb
 from pipeline.storage import Storage
 from stages.records import (
@@ -113,11 +113,13 @@ class Crew:
             return found
         length = 0 if segment is None else segment.span.frames
         order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length))
-        begun = last = monotonic()
+        last, spent = monotonic(), 0.0
 
         def on_part(part: Any) -> None:
-            nonlocal last
-            if isinstance(part, Chunk) and segment is not None:
+            nonlocal last, spent
+            if isinstance(part, Took):
+                spent = part.seconds
+            elif isinstance(part, Chunk) and segment is not None:
                 now = monotonic()
                 self._tell("window", name, segment, window=part.window, seconds=now - last, detail=f"{part.window + 1}/{len(segment.windows)}")
                 last = now
@@ -126,9 +128,8 @@ class Crew:
         try:
             result = await works.pools()[name].run(order, on_part)
         except Exception as error:
-            self._tell("failed", name, segment, seconds=monotonic() - begun, detail=str(error))
+            self._tell("failed", name, segment, detail=str(error))
             raise StageFailed(name, order.label.segment, error) from error
-        spent = monotonic() - begun
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self._tell("finished", name, segment, seconds=spent)
         return result

@@ -229,7 +229,7 @@ class Provenance:
     config: dict[str, Any]
     weights: str  # digest of the model's files
     versions: dict[str, str]
-    seconds: dict[str, float]  # spent per stage, reused results left out
+    seconds: dict[str, float]  # worked per stage, neither waiting nor reused results counted
 
 
 @dataclass(frozen=True, slots=True)

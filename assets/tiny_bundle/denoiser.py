@@ -34,7 +34,7 @@ SIZES = dict(
     image_dim=32,
 )
 AUDIO = dict(audio_window=5, vae_scale=4, audio_blocks=3, audio_channels=64, intermediate_dim=96, context_tokens=8, output_dim=64)
-ALONE = Plan(seed=31, steps=2600, muon=2e-3, adam=1e-3, hold=0.5, average=0.995)
+ALONE = Plan(seed=31, steps=1800, muon=2e-3, adam=1e-3, hold=0.5, average=0.995)
 CHAINED = Plan(seed=32, steps=600, muon=8e-4, adam=4e-4, hold=0.3, average=0.99)
 BATCH = 16
 KINDS = {"first": 0.4, "second": 0.45, "middle": 0.15}

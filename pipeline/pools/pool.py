@@ -27,8 +27,15 @@ class Order:
     priority: tuple[float, ...]  # smaller goes first: jobs begun earlier, then the longest piece of work
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """How long a worker worked at an order, waiting not counted. The last part of a call that ends well."""
+
+    seconds: float
+
+
 OnPart = Callable[[Any], None]
-"""Called on the driver with each part that a stage yields on the way, such as a `Chunk` per window."""
+"""Called on the driver with each part that a stage yields on the way, such as a `Chunk` per window, and with `Took` at the end."""
 
 
 class Pool(Protocol):

@@ -4,11 +4,12 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from pipeline.files import CallFiles
 from pipeline.ledger import Ledger
-from pipeline.pools.pool import Order
+from pipeline.pools.pool import Order, Took
 from pipeline.pools.retry import Fault, fault_of
 from pipeline.storage import Storage, StorageSettings
 from pipeline.weights import on_this_node
@@ -60,11 +61,11 @@ class Worker:
         return None
 
     def work(self, order: Order) -> Iterator[Reply]:
-        """The stage's parts as they come, then `Done` or a `Fault`. The last part of a stage that yields is its record.
+        """The stage's parts as they come, then `Took` and `Done`, or a `Fault`. The last part of a stage that yields is its record.
 
         Only rank 0 speaks and commits; what the other ranks make is dropped.
         """
-        first = self._seat.rank == 0
+        first, begun = self._seat.rank == 0, monotonic()
         try:
             with CallFiles(self._storage, stage=order.stage, key=order.key) as files:
                 record = self._stage(*order.records, files=files)
@@ -78,6 +79,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - as above
             yield fault_of(error)
         else:
+            if first:
+                yield Part(Took(monotonic() - begun))
             yield Done(record if first else None)
 
     def close(self) -> None:

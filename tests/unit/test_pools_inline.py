@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.ledger import Ledger
 from pipeline.pools.opening import open_pools
-from pipeline.pools.pool import Label, Order, Pool
+from pipeline.pools.pool import Label, Order, Pool, Took
 from pipeline.pools.retry import Exhausted, FailureClass
 from pipeline.pools.settings import InlineSettings, RetrySettings
 from pipeline.pools.worker import Done, Part, Worker
@@ -94,7 +94,7 @@ def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
         await pool.close()
         return done
 
-    return asyncio.run(main()), heard
+    return asyncio.run(main()), [part for part in heard if not isinstance(part, Took)]
 
 
 def test_a_record_is_committed(storage: StorageSettings) -> None:
@@ -120,7 +120,9 @@ def test_parts_come_as_they_are_made(storage: StorageSettings) -> None:
     assert worker.open(Seat()) is None
     replies = worker.work(order())
     assert [next(replies) for _ in CHUNKS] == [Part(chunk) for chunk in CHUNKS]
-    assert list(replies) == [Part(CLIP), Done(CLIP)]
+    last, took, done = replies
+    assert (last, done) == (Part(CLIP), Done(CLIP))
+    assert 0 < took.value.seconds < 60
 
 
 def test_only_rank_0_speaks_and_commits(storage: StorageSettings) -> None:
