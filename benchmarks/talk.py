@@ -30,7 +30,7 @@ from stages.listen.stage import ListenStage
 from stages.media.footage import read_frames
 from stages.media.sound import read_mono, write_flac
 from stages.model.speech import SAMPLE_RATE
-from stages.records import Artifact, Prompt, Seed, Source, Voice
+from stages.records import Artifact, Chunk, Prompt, Seed, Source, Voice
 from stages.segment.plan import plan_segments
 
 Curve = NDArray[np.float64]
@@ -102,7 +102,8 @@ class Studio:
         frames = len(sound) * round(self.model.fps) // SAMPLE_RATE
         (segment,) = plan_segments(frames, 1, (), window_frames=self.model.window_frames, overlap_frames=self.model.motion_frames, extend="hold")
         conditions = condition(source, segment, Prompt("somebody talks", "noise"), files=self.desk)
-        *chunks, _ = generate(segment, conditions, listen(source, files=self.desk), Seed(seed, "talk"), files=self.desk)
+        made = generate(segment, conditions, listen(source, files=self.desk), Seed(seed, "talk"), files=self.desk)
+        chunks = [part for part in made if isinstance(part, Chunk)]
         return np.concatenate([np.stack(list(read_frames(Path(chunk.picture.uri), range(chunk.frames)))) for chunk in chunks])
 
     def borders(self, frames: int) -> list[int]:

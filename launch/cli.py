@@ -40,9 +40,13 @@ def main() -> int:
     run: Callable[[list[str]], int] = import_module(f"launch.{verb}").main
     try:
         return run(rest)
+    except SystemExit as refused:  # argparse leaves with 2 where it does not understand a flag; that is a refusal here
+        return 4 if refused.code == 2 else int(refused.code or 0)
     except DubError as error:
         print(f"dub {verb}: {error}", file=sys.stderr)
         return 4
+    except SystemExit as leaving:  # argparse leaves with 2 over a flag it does not know, which here means films that failed
+        return 4 if leaving.code == 2 else int(leaving.code or 0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pipeline.run import Outcome, run_jobs
 from pipeline.storage import Storage
 from stages.errors import ConfigError
 
-ALL_DONE, SOME_FAILED, STOPPED = 0, 2, 3
+ALL_DONE, SOME_FAILED, STOPPED, REFUSED = 0, 2, 3, 4
 
 
 def dispatch(config: RunConfig, overrides: Sequence[str], session: ExitStack, *, ids: frozenset[str] | None = None, parent: str | None = None) -> int:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from launch.compose import checked, compose
 from launch.dispatch import dispatch
+from pipeline.config import quoted
 from pipeline.events import latest_run, read_events, read_run
 from pipeline.storage import Storage
 from stages.errors import ConfigError
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     if run is None:
         raise ConfigError(f"no run under {storage.root} yet; say where with storage.root=URI, or start one with dub run")
     before = read_run(storage, run)
-    overrides = [*before["overrides"], *asked.overrides]
+    overrides = [*before["overrides"], f"catalogue={quoted(before['catalogue'])}", *asked.overrides]
     ids = set(asked.ids.split(",")) if asked.ids else None
     if ids is None and asked.only == "failed":
         done = {event["job"] for event in read_events(storage, run) if event["what"] == "job_done"}

@@ -13,23 +13,31 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.compose import checked, explain
-from launch.dispatch import dispatch
+from launch.compose import checked, explain, first_line
+from launch.dispatch import REFUSED, dispatch
+from stages.errors import ConfigError, DubError
 
 
 def main(argv: list[str]) -> int:
     """Dubs the catalogue, once or once per sweep point; the worst exit code of all points."""
     codes: list[int] = []
+    begun = False
     overrides = [word for word in argv if "=" in word and not word.startswith("-")]
     with ExitStack() as session:
 
         @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="run")
         def app(composed: DictConfig) -> None:
+            nonlocal begun
+            begun = True
             task = list(HydraConfig.get().overrides.task)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 with open_dict(composed):
                     OmegaConf.update(composed, "publish.folder", f"{composed.publish.folder}/{point_name(argv, task)}")
-            codes.append(dispatch(checked(composed), task, session))
+            try:
+                codes.append(dispatch(checked(composed), task, session))
+            except DubError as error:  # Hydra would put a line of its own before it, and end the sweep
+                print(f"dub run: {error}", file=sys.stderr)
+                codes.append(REFUSED)
 
         sys.argv = ["dub run", *argv]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and leaving with 1
@@ -37,6 +45,10 @@ def main(argv: list[str]) -> int:
             app()
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error, overrides) from None
+        except ValueError as error:  # what Hydra makes of an option of a group that is no word, such as pools=3
+            if begun:
+                raise
+            raise ConfigError(first_line(error)) from None
     return max(codes, default=0)
 
 

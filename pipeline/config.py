@@ -1,5 +1,6 @@
 """The whole configuration of a run, checked once: the same paths as the folders of conf/."""
 
+import re
 from typing import Literal
 
 from pipeline.catalogue import RowSettings
@@ -13,6 +14,15 @@ from stages.listen.settings import ListenSettings
 from stages.publish.settings import PublishSettings
 from stages.segment.settings import SegmentSettings
 from stages.settings import Neutral, Settings
+
+PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9/._:@+-]*")
+
+
+def quoted(value: str) -> str:
+    """A text as an override on the command line takes it: in quotes where the override grammar would see more in it than text."""
+    if PLAIN.fullmatch(value):
+        return value
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'") + "'"
 
 
 class RunConfig(Settings):

@@ -12,6 +12,7 @@ from pipeline.ledger import Ledger
 from pipeline.pools.pool import Label, Order, Pool, Took
 from pipeline.roster import Verb
 from pipeline.storage import Storage
+from stages.errors import BadInput, Transient
 from stages.records import (
     Chunk,
     Clip,
@@ -66,7 +67,10 @@ class Crew:
 
     async def ingest(self, material: Material) -> Source:
         uris = [material.picture, *(speaker.speech for speaker in material.speakers)]
-        seen = await asyncio.gather(*(asyncio.to_thread(identity, self.works.storage, uri) for uri in uris))
+        try:
+            seen = await asyncio.gather(*(asyncio.to_thread(identity, self.works.storage, uri) for uri in uris))
+        except (BadInput, Transient) as error:
+            raise StageFailed("ingest", None, error) from error
         return await self._ask("ingest", (material,), extra={"inputs": seen})
 
     async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
@@ -107,12 +111,15 @@ class Crew:
             verb.stage.config.deciding(),
             {**(extra or {}), "weights": works.weights.get(name, "")},
         )
-        found = await asyncio.to_thread(works.ledger.find, name, key, verb.result)
+        length = 0 if segment is None else segment.span.frames
+        order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length))
+        try:
+            found = await asyncio.to_thread(works.ledger.find, name, key, verb.result)
+        except Transient as error:
+            raise StageFailed(name, order.label.segment, error) from error
         if found is not None:
             self._tell("reused", name, segment)
             return found
-        length = 0 if segment is None else segment.span.frames
-        order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length))
         last, spent = monotonic(), 0.0
 
         def on_part(part: Any) -> None:
@@ -124,9 +131,10 @@ class Crew:
                 self._tell("window", name, segment, window=part.window, seconds=now - last, detail=f"{part.window + 1}/{len(segment.windows)}")
                 last = now
 
+        pool = works.pools()[name]  # a cluster that cannot be had is the run's failure, not the job's
         self._tell("started", name, segment)
         try:
-            result = await works.pools()[name].run(order, on_part)
+            result = await pool.run(order, on_part)
         except Exception as error:
             self._tell("failed", name, segment, detail=str(error))
             raise StageFailed(name, order.label.segment, error) from error

@@ -1,6 +1,7 @@
 """The driver: every job of a run in flight at once, up to a bound; each ends as a film or as a dead letter."""
 
 import asyncio
+import shlex
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from time import monotonic, time
 from typing import Any
 
 from pipeline.catalogue import Catalogue
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, quoted
 from pipeline.crew import Crew, StageFailed, Works
 from pipeline.events import DeadLetter, Event, RunLog
 from pipeline.flow import dub_job
@@ -21,7 +22,7 @@ from pipeline.pools.pool import Pool
 from pipeline.pools.retry import Exhausted, classify
 from pipeline.report import Board
 from pipeline.roster import Verb, roster
-from pipeline.storage import Storage
+from pipeline.storage import Storage, locate
 from pipeline.weights import digest_of
 from stages.records import Job, Provenance, Receipt
 
@@ -50,7 +51,7 @@ async def run_jobs(
     asked: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "overrides": list(overrides),
-        "catalogue": config.catalogue,
+        "catalogue": locate(config.catalogue)[1],  # absolute: a rerun may be started from another folder
         "jobs": [job.id for job in catalogue.jobs],
         "bad": [row.id for row in catalogue.bad if row.id],
         "parent": parent,
@@ -92,7 +93,7 @@ async def run_jobs(
                 try:
                     receipt: Receipt = await dub_job(job, Crew(works, job, place))
                 except StageFailed as failure:
-                    letter = _letter(job, failure, log.run, config)
+                    letter = _letter(job, failure, again(log.run, job.id, config, overrides))
                     failed.append(letter)
                     await asyncio.to_thread(log.dead_letter, letter)
                     tell(Event(time(), job.id, letter.segment, None, letter.stage, "job_failed", None, letter.reason))
@@ -136,7 +137,14 @@ async def _all_or_stopped(tasks: Sequence[asyncio.Task[None]], stop: asyncio.Eve
     return False
 
 
-def _letter(job: Job, failure: StageFailed, run: str, config: RunConfig) -> DeadLetter:
+def again(run: str, job: str, config: RunConfig, overrides: Sequence[str]) -> str:
+    """The command that tries one job alone, from any folder; in one process where the run's device and number of ranks allow it."""
+    where = [word for word in overrides if word.startswith(("storage=", "storage.")) and not word.startswith("storage.root=")]
+    alone = ["pools=inline"] if config.generate.device == "cpu" and config.generate.parallel.degree == 1 else []
+    return shlex.join(["dub", "rerun", "--run", run, "--ids", job, *alone, *where, f"storage.root={quoted(config.storage.root)}"])
+
+
+def _letter(job: Job, failure: StageFailed, repro: str) -> DeadLetter:
     error = failure.error
     kind = error.kind if isinstance(error, Exhausted) else classify(error)
     attempts = error.attempts if isinstance(error, Exhausted) else 1
@@ -149,7 +157,7 @@ def _letter(job: Job, failure: StageFailed, run: str, config: RunConfig) -> Dead
         reason=str(error) or type(error).__name__,
         attempts=attempts,
         trace="\n".join(tail.splitlines()[-40:]),
-        repro=f"dub rerun --run {run} --ids {job.id} pools=inline storage.root={config.storage.root}",
+        repro=repro,
     )
 
 

@@ -29,7 +29,7 @@ LAYOUT = torch.channels_last_3d  # twice as fast as the default on CPUs, in bflo
 class WholeResample(WanResample):
     """Resamples a whole clip at once; gives what the chunks of diffusers' own loop give. Up means twice the frames but for the first."""
 
-    def forward(self, x: Tensor, feat_cache: object = None, feat_idx: object = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, feat_cache: object = None, feat_idx: object = None) -> Tensor:
         batch = x.shape[0]
         if self.mode == "upsample3d" and x.shape[2] > 1:
             pairs = rearrange(self.time_conv(x[:, :, 1:]), "b (two c) t h w -> b c (t two) h w", two=2)
@@ -43,7 +43,7 @@ class WholeResample(WanResample):
 class WholeConv(WanCausalConv3d):
     """A causal convolution that spends no time on the frames before the first."""
 
-    def forward(self, x: Tensor, cache_x: object = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, cache_x: object = None) -> Tensor:
         if x.shape[2] > 1 or self.stride[0] > 1:
             return super().forward(x)
         return F.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, padding=(self._padding[2], self._padding[0])).unsqueeze(2)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from assets.tiny_bundle import faces
 from assets.tiny_bundle.faces import HEIGHT, Frames, Portrait
@@ -59,7 +58,7 @@ def render(folder: Path, crew: Crew, shape: str) -> None:
     write_whole(done, str(COUNTS[shape] + crew.ranks).encode())
 
 
-def open_frames(folder: Path, shape: str) -> NDArray[np.uint8]:
+def open_frames(folder: Path, shape: str) -> np.memmap:
     """All clips of a shape [clips, 57 + 1, height, width, 3]; those not drawn yet are black."""
     path = folder / f"{shape}.npy"
     size = (COUNTS[shape], CLIP + 1, HEIGHT, SHAPES[shape], 3)

@@ -13,7 +13,7 @@ from assets.tiny_bundle import hearing
 from assets.tiny_bundle.autoencoder import HELD_OUT
 from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, WINDOW, load_corpus, scene
 from assets.tiny_bundle.faces import HEIGHT, mouth_box
-from assets.tiny_bundle.latents import open_latents, open_rolled
+from assets.tiny_bundle.latents import ROLLED, open_latents, open_rolled
 from assets.tiny_bundle.trainer import Crew, Plan, train
 from stages.generate.sampling.schedules import TIMESTEPS
 from stages.model.audio import window_indices
@@ -21,9 +21,10 @@ from stages.model.dit import InfiniteTalkTransformer, Told
 from stages.model.shards import Alone
 from stages.model.speech import SpeechEncoder
 
+HEAD = 32  # channels of an attention head
 SIZES = dict(
     num_attention_heads=4,
-    attention_head_dim=32,
+    attention_head_dim=HEAD,
     in_channels=36,
     out_channels=16,
     text_dim=32,
@@ -34,8 +35,8 @@ SIZES = dict(
     image_dim=32,
 )
 AUDIO = dict(audio_window=5, vae_scale=4, audio_blocks=3, audio_channels=64, intermediate_dim=96, context_tokens=8, output_dim=64)
-ALONE = Plan(seed=31, steps=1800, muon=2e-3, adam=1e-3, hold=0.5, average=0.995)
-CHAINED = Plan(seed=32, steps=600, muon=8e-4, adam=4e-4, hold=0.3, average=0.99)
+ALONE = Plan(seed=31, steps=1500, muon=2e-3, adam=1e-3, hold=0.5, average=0.995)
+CHAINED = Plan(seed=32, steps=250, muon=6e-4, adam=3e-4, hold=0.3, average=0.99)
 BATCH = 16
 KINDS = {"first": 0.4, "second": 0.45, "middle": 0.15}
 """Which windows are learnt from: a clip's first, which begins with its reference; its second, which goes on from motion frames; and its first once
@@ -84,9 +85,8 @@ class Windows:
             weight[..., rows.start // 8 : -(-rows.stop // 8), columns.start // 8 : -(-columns.stop // 8)] = 4
             self.weights.append(weight)
 
-    def batch(self, rng: np.random.Generator, size: int, chosen: range | None = None) -> Batch:
-        """First windows, whose first frame is the reference, and later ones, which go on from three motion latents."""
-        chosen = range(HELD_OUT, len(self.scenes)) if chosen is None else chosen
+    def batch(self, rng: np.random.Generator, size: int, chosen: range) -> Batch:
+        """First windows, whose first frame is the reference, and later ones, which go on from three motion latents; of the clips `chosen`."""
         kinds = rng.choice(list(KINDS), size, p=list(KINDS.values()))
         return self.stack([self.window(rng, chosen[int(rng.integers(len(chosen)))], kind) for kind in kinds])
 
@@ -101,8 +101,8 @@ class Windows:
         reference = self.normalised(self.latents.elsewhere if elsewhere else self.latents.opening, index)
         clean = target.clone()
         if kind == "second" and rng.random() < 0.75:
-            own = self.rolled is not None and self.rolled[index].any()
-            clean[:, :3] = self.normalised(self.rolled if own else self.latents.motion, index)
+            made = self.latents.motion if self.rolled is None or not self.rolled[index].any() else self.rolled
+            clean[:, :3] = self.normalised(made, index)
         known, mask = torch.zeros(1, 9, 1, 1), torch.zeros(4, *target.shape[1:])
         known[:, : 1 if kind == "first" else 3] = 1
         mask[:, 0] = 1
@@ -129,7 +129,7 @@ def loss_of(network: InfiniteTalkTransformer, batch: Batch, timestep: Tensor, he
     return (batch.weights * (flow - (noise - batch.target)).square()).sum() / (batch.weights.sum() * batch.target.shape[1])
 
 
-def flow_of(network: nn.Module, noisy: Tensor, condition: Tensor, audio: Tensor, timestep: Tensor) -> Tensor:
+def flow_of(network: InfiniteTalkTransformer, noisy: Tensor, condition: Tensor, audio: Tensor, timestep: Tensor) -> Tensor:
     """What the denoiser answers where nobody hears text."""
     tokens = network.audio_proj(audio)
     told = Told(context=tokens.new_zeros(0), audio=tokens, persons=1)
@@ -146,7 +146,7 @@ def learn(folder: Path, crew: Crew, stage: str) -> InfiniteTalkTransformer:
 
     def loss(rng: np.random.Generator, progress: float) -> Tensor:
         shape = "wide" if round(progress * plan.steps) % 6 == 5 else "square"
-        batch = windows[shape].batch(rng, BATCH // crew.ranks).to(crew.device)
+        batch = windows[shape].batch(rng, BATCH // crew.ranks, range(HELD_OUT, (ROLLED if chained else COUNTS)[shape])).to(crew.device)
         uniform = torch.rand(len(batch.target), device=crew.device)
         heard = (torch.rand(len(batch.target), device=crew.device) > DEAF).float()
         return loss_of(network, batch, SHIFT * uniform / (1 + (SHIFT - 1) * uniform), heard)
@@ -192,7 +192,7 @@ def begin() -> InfiniteTalkTransformer:
     """
     torch.manual_seed(ALONE.seed)
     network = InfiniteTalkTransformer(**SIZES, **AUDIO)
-    half, head = 64, SIZES["attention_head_dim"]
+    half, head = 64, HEAD
     patches = torch.arange(half)  # the 16 channels of a 2 x 2 patch
     with torch.no_grad():
         for module in network.modules():

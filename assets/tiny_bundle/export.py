@@ -7,7 +7,7 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from transformers import Wav2Vec2Config
 
-from assets.tiny_bundle import autoencoder, denoiser, hearing, make
+from assets.tiny_bundle import decoder, denoiser, hearing, make
 from assets.tiny_bundle.trainer import Crew
 from stages.model.dit import InfiniteTalkTransformer
 
@@ -16,7 +16,8 @@ def write_bundle(folder: Path, out: Path) -> None:
     """The bundle, from what training left in `folder`: its text and picture encoders are `make`'s, random."""
     crew = Crew(0, 1, torch.device("cpu"))
     make.main(out)
-    write_codec(autoencoder.learn(folder, crew, "clips"), *torch.load(folder / "scale.pt", weights_only=True), out / "vae")
+    mean, std = torch.load(folder / "scale.pt", weights_only=True)
+    write_codec(decoder.learn(folder, crew), mean, std, out / "vae")
     write_transformer(denoiser.learn(folder, crew, "chained"), out)
     config = Wav2Vec2Config(**make.SPEECH).to_dict()
     make.write(out / "wav2vec2", "model", hearing.learn(folder, crew).encoder, config)

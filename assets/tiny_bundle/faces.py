@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy.ndimage import gaussian_filter
 
 from assets.demo.drawing import Colour, Frame, Paper
 from assets.demo.people import Hair, Looks, Pose, draw_person
@@ -69,7 +70,7 @@ def anybody(rng: np.random.Generator, width: int = HEIGHT) -> Portrait:
         glasses=bool(rng.random() < 0.2),
     )
     red = np.array(looks.skin) * (0.86, 0.46, 0.48) + (10, 0, 0) + rng.uniform(-14, 14, 3)
-    looks = replace(looks, lips=tuple(int(part) for part in red.clip(0, 255)), beard=looks.beard and looks.cut is Hair.SHORT)
+    looks = replace(looks, lips=as_colour(red), beard=looks.beard and looks.cut is Hair.SHORT)
     scale = float(rng.uniform(0.52, 0.80))
     stretch = float(rng.uniform(0.90, 1.10))
     middle = width / HEIGHT / 2 * stretch
@@ -99,7 +100,8 @@ def motion(rng: np.random.Generator, frames: int, openness: Curve) -> Motion:
 
     def sway(size: float) -> Curve:
         waves = ((0.15, 1.0), (0.33, 0.6), (0.6, 0.2))
-        return size * sum(part * np.sin(2 * np.pi * (rate * rng.uniform(0.8, 1.2) * seconds + rng.random())) for rate, part in waves)
+        parts = [part * np.sin(2 * np.pi * (rate * rng.uniform(0.8, 1.2) * seconds + rng.random())) for rate, part in waves]
+        return size * np.sum(parts, axis=0)
 
     lids = np.ones(frames)
     blink = np.array([0.6, 0.1, 0.0, 0.2, 0.7])
@@ -163,13 +165,13 @@ class MouthMeter:
         steps = np.arange(-reach, reach + 0.5, 0.5)
         variants = []
         for wide in (0.3, 0.5, 0.75):
-            pictures = still(portrait, levels, np.full(len(levels), wide)).astype(np.float32)
+            pictures = softened(still(portrait, levels, np.full(len(levels), wide)))
             variants += [shifted(pictures, dy, dx)[:, rows, columns] for dy in steps for dx in steps]
         return MouthMeter(levels, without_mean(np.stack(variants, axis=1)), rows, columns)
 
     def __call__(self, frames: Frames) -> Curve:
         """The openness in each of `frames` [n, height, width, 3]."""
-        seen = without_mean(frames[:, self.rows, self.columns].astype(np.float32))
+        seen = without_mean(softened(frames)[:, self.rows, self.columns])
         products = np.einsum("lvp,fp->flv", self.drawings, seen, optimize=True)
         errors = (np.square(self.drawings).sum(axis=-1) - 2 * products).min(axis=2)
         return np.array([self.between(row) for row in errors])
@@ -182,6 +184,11 @@ class MouthMeter:
         before, at, after = errors[best - 1 : best + 2]
         offset = 0.5 * (before - after) / (before - 2 * at + after)
         return float(self.levels[best] + offset * (self.levels[1] - self.levels[0]))
+
+
+def softened(frames: Frames) -> NDArray[np.float32]:
+    """Frames without what is smaller than a pixel or two, which drawings moved by parts of a pixel do not share."""
+    return gaussian_filter(frames.astype(np.float32), (0, 1, 1, 0))
 
 
 def without_mean(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -202,8 +209,13 @@ def shifted(pictures: NDArray[np.float32], dy: float, dx: float) -> NDArray[np.f
 def near(rng: np.random.Generator, palette: tuple[Colour, ...], spread: float) -> Colour:
     """A colour like one of the palette's."""
     chosen = np.array(palette[int(rng.integers(len(palette)))]) + rng.uniform(-spread, spread, 3)
-    return tuple(int(part) for part in chosen.clip(0, 255))  # type: ignore[return-value]
+    return as_colour(chosen)
 
 
 def colour(rng: np.random.Generator, least: int = 20) -> Colour:
-    return tuple(int(part) for part in rng.integers(least, 250, 3))  # type: ignore[return-value]
+    return as_colour(rng.integers(least, 250, 3))
+
+
+def as_colour(levels: NDArray[np.generic]) -> Colour:
+    red, green, blue = (int(level) for level in np.clip(levels, 0, 255))
+    return red, green, blue

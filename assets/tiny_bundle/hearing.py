@@ -25,7 +25,8 @@ class Listener(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = Wav2Vec2Model(Wav2Vec2Config(**SPEECH)).eval()  # in training mode it would drop layers
-        self.read = nn.Linear(SPEECH["num_hidden_layers"] * SPEECH["hidden_size"], 2)
+        config = self.encoder.config
+        self.read = nn.Linear(config.num_hidden_layers * config.hidden_size, 2)
 
     def forward(self, sounds: Tensor, frames: int) -> Tensor:
         """Openness and width [B, frames, 2] of `sounds` [B, samples]; as `SpeechEncoder` does, but for a batch."""
@@ -60,7 +61,8 @@ def learn(folder: Path, crew: Crew) -> Listener:
 
 def crops(rng: np.random.Generator, corpus: list[Utterance], frames: int) -> tuple[Tensor, Tensor]:
     """Pieces of `frames` film frames: sounds [B, samples] and mouths [B, frames, 2]."""
-    sounds, mouths = [], []
+    sounds: list[np.ndarray] = []
+    mouths: list[np.ndarray] = []
     while len(sounds) < BATCH:
         utterance = corpus[int(rng.integers(len(corpus)))]
         if len(utterance.openness) <= frames:

@@ -20,6 +20,10 @@ LENGTHS = dict(first=9, second=9, opening=9, elsewhere=9, motion=3)
 motion frames between the windows after a way through the autoencoder and back, which is how the second window gets them when a film is made."""
 
 
+ROLLED = {"square": 320, "wide": 64}
+"""How many clips of each shape get motion frames of the denoiser's own making."""
+
+
 @dataclass(frozen=True)
 class Latents:
     """The latents of all clips of a shape, normalised: each [clips, 16, frames, H/8, W/8]."""

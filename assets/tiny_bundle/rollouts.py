@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from assets.tiny_bundle.autoencoder import decode, encode
-from assets.tiny_bundle.autoencoder import learn as learn_autoencoder
 from assets.tiny_bundle.clips import SHAPES, write_whole
+from assets.tiny_bundle.decoder import learn as learn_decoder
 from assets.tiny_bundle.denoiser import Windows, features_of_corpus, flow_of, learn, untold
-from assets.tiny_bundle.latents import MOTION, open_rolled
+from assets.tiny_bundle.latents import MOTION, ROLLED, open_rolled
 from assets.tiny_bundle.trainer import Crew
+from stages.model.dit import InfiniteTalkTransformer
 
 LEVELS = (0.85, 0.6, 0.3, 0.0)  # how noisy a window is made, and the steps back
 AUDIO_SCALE = 2.0  # of the guidance, as in the product's preset
-COUNTS = {"square": 640, "wide": 128}
 BATCH = 8
 
 
@@ -29,7 +29,7 @@ BATCH = 8
 def roll_out_all(folder: Path, crew: Crew) -> None:
     """Makes this process's share; goes on where it was cut off."""
     network = learn(folder, crew, "alone").eval()
-    autoencoder = learn_autoencoder(folder, crew, "clips").eval()
+    autoencoder = learn_decoder(folder, crew).eval()
     mean, std = (value.view(1, 16, 1, 1, 1).to(crew.device) for value in torch.load(folder / "scale.pt", weights_only=True))
     features = features_of_corpus(folder, crew)
     if crew.rank == 0:
@@ -40,7 +40,7 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
         windows, rolled = Windows(folder, shape, features), open_rolled(folder, shape)
         done = folder / f"{shape}.rolled.{crew.rank}of{crew.ranks}"
         start = int(done.read_text()) if done.exists() else crew.rank * BATCH
-        for first in range(start, COUNTS[shape], crew.ranks * BATCH):
+        for first in range(start, ROLLED[shape], crew.ranks * BATCH):
             torch.manual_seed(first)
             indices = range(first, first + BATCH)
             with untold(network):
@@ -52,7 +52,7 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
             write_whole(done, str(first + crew.ranks * BATCH).encode())
 
 
-def again(network: torch.nn.Module, windows: Windows, indices: range, device: torch.device) -> Tensor:
+def again(network: InfiniteTalkTransformer, windows: Windows, indices: range, device: torch.device) -> Tensor:
     """The first windows of some clips, normalised, as the denoiser makes them."""
     batch = windows.stack([windows.window(np.random.default_rng(index), index, "first") for index in indices]).to(device)
     latents = (1 - LEVELS[0]) * batch.target + LEVELS[0] * torch.randn_like(batch.target)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from assets.tiny_bundle import autoencoder, clips, denoiser, export, hearing, latents, rollouts
+from assets.tiny_bundle import autoencoder, clips, decoder, denoiser, export, hearing, latents, rollouts
 from assets.tiny_bundle.trainer import Crew
 
 Stage = Callable[[Path, Crew], object]
@@ -28,6 +28,7 @@ STAGES: dict[str, tuple[Stage, bool]] = {  # and whether several processes take 
     "pictures": (lambda folder, crew: autoencoder.learn(folder, crew, "pictures"), True),
     "clips": (lambda folder, crew: autoencoder.learn(folder, crew, "clips"), True),
     "latents": (latents.encode_all, True),
+    "decoder": (decoder.learn, True),
     "denoiser": (lambda folder, crew: denoiser.learn(folder, crew, "alone"), True),
     "rollouts": (rollouts.roll_out_all, True),
     "chained": (lambda folder, crew: denoiser.learn(folder, crew, "chained"), True),

@@ -106,13 +106,13 @@ def in_a_room(rng: np.random.Generator, speech: Sound) -> Utterance:
     if rng.random() < 0.7:  # a microphone with bumps of 10 dB
         spectrum = np.fft.rfft(speech)
         bumps = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 5) ** 1.5, rng.uniform(-10, 10, 5))
-        speech = np.fft.irfft(spectrum * 10 ** (bumps / 20), len(speech))
+        speech = np.fft.irfft(spectrum * 10 ** (bumps / 20), len(speech)).astype(np.float32)
     if rng.random() < 0.3:
         length = int(rng.uniform(0.05, 0.2) * SAMPLE_RATE)
         echo = rng.standard_normal(length) * np.exp(-5 * np.arange(length) / length) * rng.uniform(0.02, 0.06)
         echo[0] = 1
-        speech = fftconvolve(speech, echo)[: len(speech)]
-    clean = heard(speech.astype(np.float32))
+        speech = fftconvolve(speech, echo)[: len(speech)].astype(np.float32)
+    clean = heard(speech)
     noise = rng.standard_normal(len(clean.sound)) * 10 ** (rng.uniform(-80, -48) / 20) * (rng.random() < 0.6)
     return Utterance((clean.sound + noise).astype(np.float32), clean.openness, clean.width)
 

@@ -92,6 +92,8 @@ def _beside(path: Path, source: bytes | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise Refused(f"{path.parent} is a file where a folder is wanted") from error
+    except FileNotFoundError as error:  # below /proc, or a drive that is not there
+        raise Refused(f"{path.parent} cannot be made") from error
     part = path.parent / f".{uuid4().hex}{PART}"
     try:
         with open(part, "wb") as to:

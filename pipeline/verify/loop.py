@@ -31,7 +31,7 @@ from stages.segment.plan import plan_windows, source_frame
 EARLY_LATENTS, LATE_LATENTS = 5e-4, 3e-3
 """Of windows 0 and 1, and of later ones: differences grow from window to window, as each starts from frames of the one before."""
 VIDEO_MAX, VIDEO_MEAN = 2e-2, 1e-4
-PARTS = 1e-5
+PARTS = 1e-4
 EARLY_WINDOWS = 2
 WARMUP_STEPS = 5
 """Of TeaCache in the release's pipeline; none are kept at the end."""

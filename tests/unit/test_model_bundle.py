@@ -86,7 +86,7 @@ def save_as_folders(bundle: Bundle, root: Path) -> None:
     text.model.save_pretrained(root / "text_encoder")
     image.model.save_pretrained(root / "image_encoder")
     text.tokenizer.save_pretrained(root / "tokenizer")
-    shutil.copytree(bundle.speech, root / "wav2vec2")
+    shutil.copytree(bundle.ear.folder, root / "wav2vec2")
 
 
 @pytest.fixture(scope="module")
