@@ -47,10 +47,21 @@ class Run:
     resident: tuple[tuple[float, int], ...]  # seconds since 1970, bytes resident then
     stages: tuple[Stage, ...]  # that did any work, in the order in which they ended
 
+    @property
+    def worked(self) -> float:
+        """Seconds that stages worked, all together."""
+        return sum(stage.seconds for stage in self.stages)
+
     def peak_of(self, stage: str) -> int:
         """Bytes resident at most while `stage` worked, with all that the process held from before; 0 where nobody looked meanwhile."""
         spans = [span for span in self.stages if span.name == stage]
         return max((size for when, size in self.resident if any(span.begin <= when <= span.end for span in spans)), default=0)
+
+
+def sides(text: str) -> tuple[int, int]:
+    """Height and width of a text such as 64x128."""
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
 
 
 def write_catalogue(folder: Path, seconds: float, height: int, width: int) -> Path:
@@ -88,7 +99,8 @@ def dub(catalogue: Path, root: Path, words: Sequence[str]) -> Run:
 
 def watch(pid: int) -> tuple[tuple[tuple[float, int], ...], int, int]:
     """Waits for the child process `pid`: its resident bytes over time, its exit status as of wait(2), and the peak that the kernel kept."""
-    process, resident = psutil.Process(pid), []
+    process = psutil.Process(pid)
+    resident: list[tuple[float, int]] = []
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)  # counts this child alone, unlike getrusage's sum over all children
         if ended:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.flops [--frames 81] [--persons 1]
 
-Pure functions of sizes. They are checked against torch's FlopCounterMode on the meta device, where nothing is computed: the denoiser at full width and
-two blocks. Only matrix products, attention and convolutions count; norms, rotations and activations are a matter of bandwidth.
+Pure functions of sizes. They are checked against torch's FlopCounterMode on the meta device, where nothing is computed: the denoiser with two blocks
+of full width, and the autoencoder. Only matrix products, attention and convolutions count; norms, rotations and activations are not arithmetic-bound.
 
 S tokens, D width, L blocks, F feed-forward width, T latent frames, P persons.
 """
@@ -225,7 +225,9 @@ def main() -> None:
     for name, height, width in buckets():
         window = Window(options.frames, height, width, options.persons)
         parts = forward_parts(size, window)
-        codec = [codec_flops(options.motion, height, width, encode=True)] + [codec_flops(options.frames, height, width, encode=e) for e in (True, False)]
+        codec = [codec_flops(options.motion, height, width, encode=True)] + [
+            codec_flops(options.frames, height, width, encode=e) for e in (True, False)
+        ]
         values = [forward_flops(size, window), *(parts[column] for column in columns), embed_flops(size, window), *codec]
         table.add_row(name, f"{height}x{width}", str(window.tokens), *(f"{value / TERA:.1f}" for value in values))
     console.print(table)

@@ -14,17 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import QUICK, Run, dub, write_catalogue
+from benchmarks.command import QUICK, Run, dub, sides, write_catalogue
 
 STAGES = ("ingest", "listen", "condition", "generate", "assemble", "publish")
 FPS = 25
 MIB = 2**20
-
-
-def sides(text: str) -> tuple[int, int]:
-    """Height and width of a text such as 64x128."""
-    height, width = (int(side) for side in text.split("x"))
-    return height, width
 
 
 def tell(short: Run, long: Run, seconds: tuple[float, float], size: tuple[int, int]) -> None:

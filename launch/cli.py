@@ -40,8 +40,6 @@ def main() -> int:
     run: Callable[[list[str]], int] = import_module(f"launch.{verb}").main
     try:
         return run(rest)
-    except SystemExit as refused:  # argparse leaves with 2 where it does not understand a flag; that is a refusal here
-        return 4 if refused.code == 2 else int(refused.code or 0)
     except DubError as error:
         print(f"dub {verb}: {error}", file=sys.stderr)
         return 4

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 import hydra
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.compose import checked, explain, first_line
-from launch.dispatch import REFUSED, dispatch
+from launch.dispatch import REFUSED, STOPPED, dispatch
 from stages.errors import ConfigError, DubError
 
 
@@ -29,10 +29,15 @@ def main(argv: list[str]) -> int:
         def app(composed: DictConfig) -> None:
             nonlocal begun
             begun = True
+            if STOPPED in codes:  # whoever stops a sweep means all of it
+                return
             task = list(HydraConfig.get().overrides.task)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            point = point_name(swept(overrides, HydraConfig.get().sweeper.params or ()), task)
+            if HydraConfig.get().mode == RunMode.MULTIRUN and point:
+                folder = f"{composed.publish.folder}/{point}"
                 with open_dict(composed):
-                    OmegaConf.update(composed, "publish.folder", f"{composed.publish.folder}/{point_name(argv, task)}")
+                    OmegaConf.update(composed, "publish.folder", folder)
+                task.append(f"publish.folder='{folder}'")  # a rerun of this point delivers where the point did
             try:
                 codes.append(dispatch(checked(composed), task, session))
             except DubError as error:  # Hydra would put a line of its own before it, and end the sweep
@@ -52,10 +57,13 @@ def main(argv: list[str]) -> int:
     return max(codes, default=0)
 
 
-def point_name(argv: Sequence[str], task: Sequence[str]) -> str:
-    """The folder of a sweep point: its values of what is swept, such as `generate.sampler.steps=2`."""
-    parser = OverridesParser.create()
-    asked = [parser.parse_override(word) for word in argv if "=" in word and not word.startswith("-")]
-    swept = {override.key_or_group for override in asked if override.is_sweep_override()}
-    chosen = [word for word in task if parser.parse_override(word).key_or_group in swept] or list(task)
-    return ",".join("".join(letter if letter.isalnum() or letter in "._=-" else "_" for letter in word) for word in sorted(chosen))
+def swept(overrides: Sequence[str], params: Collection[str]) -> frozenset[str]:
+    """What a sweep changes: keys with several values on the command line, and those that the configuration sweeps (hydra.sweeper.params)."""
+    asked = (OverridesParser.create().parse_override(word) for word in overrides)
+    return frozenset({*params, *(override.key_or_group for override in asked if override.is_sweep_override())})
+
+
+def point_name(keys: Collection[str], task: Sequence[str]) -> str:
+    """The folder of a sweep point: its values of the swept `keys`, such as `generate.sampler.steps=2`; empty where nothing is swept."""
+    chosen = sorted(word for word in task if OverridesParser.create().parse_override(word).key_or_group in keys)
+    return ",".join("".join(letter if letter.isascii() and (letter.isalnum() or letter in "._=-") else "_" for letter in word) for word in chosen)

@@ -1,13 +1,16 @@
 """The whole configuration of a run, checked once: the same paths as the folders of conf/."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from pipeline.catalogue import RowSettings
-from pipeline.pools.settings import ClusterSettings, PoolsSettings
+from pipeline.pools.settings import ClusterSettings, PoolsSettings, RaySettings
 from pipeline.storage import StorageSettings
 from stages.assemble.settings import AssembleSettings
 from stages.condition.settings import ConditionSettings
+from stages.errors import ConfigError
 from stages.generate.settings import GenerateSettings
 from stages.ingest.settings import IngestSettings
 from stages.listen.settings import ListenSettings
@@ -15,7 +18,7 @@ from stages.publish.settings import PublishSettings
 from stages.segment.settings import SegmentSettings
 from stages.settings import Neutral, Settings
 
-PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9/._:@+-]*")
+PLAIN = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9/._:@+-]*")
 
 
 def quoted(value: str) -> str:
@@ -43,3 +46,15 @@ class RunConfig(Settings):
     storage: StorageSettings
     pools: PoolsSettings
     cluster: ClusterSettings
+
+    @model_validator(mode="after")
+    def _seated_where_they_compute(self) -> Self:
+        gpus = {"condition": 0.0, "generate": 0.0}
+        if isinstance(self.pools, RaySettings):
+            gpus = {"condition": self.pools.condition.gpus, "generate": self.pools.generate.gpus_per_rank}
+        for name, device in (("condition", self.condition.device), ("generate", self.generate.device)):
+            if (device == "cuda") != (gpus[name] > 0):
+                raise ConfigError(
+                    f"{name}.device is {device}, but the pools give {name} {gpus[name]:g} GPUs; take pools=cluster for cuda, others for cpu"
+                )
+        return self

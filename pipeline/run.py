@@ -139,7 +139,8 @@ async def _all_or_stopped(tasks: Sequence[asyncio.Task[None]], stop: asyncio.Eve
 
 def again(run: str, job: str, config: RunConfig, overrides: Sequence[str]) -> str:
     """The command that tries one job alone, from any folder; in one process where the run's device and number of ranks allow it."""
-    where = [word for word in overrides if word.startswith(("storage=", "storage.")) and not word.startswith("storage.root=")]
+    places = [word for word in overrides if word.startswith(("storage=", "storage.")) and not word.startswith("storage.root=")]
+    where = dict.fromkeys(places)  # a rerun's overrides are those of its run and, once more, those it was found with
     alone = ["pools=inline"] if config.generate.device == "cpu" and config.generate.parallel.degree == 1 else []
     return shlex.join(["dub", "rerun", "--run", run, "--ids", job, *alone, *where, f"storage.root={quoted(config.storage.root)}"])
 

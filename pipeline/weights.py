@@ -23,7 +23,7 @@ DOWNLOADS_AT_ONCE = 8
 
 def digest_of(storage: Storage, settings: Settings) -> str:
     """One digest of all files that the settings name; empty where they name none. Raises ConfigError for a place where nothing is."""
-    places = sorted(set(_places(settings)))
+    places = list(_places(settings))  # in the order of the fields: which LoRA has which scale is told by its place alone
     if not places:
         return ""
     digests = [weights_digest(storage, str(locate_local(place)) if _is_local(place) else place) for place in places]

@@ -14,7 +14,7 @@ from assets.tiny_bundle.faces import HEIGHT
 from assets.tiny_bundle.latents import open_latents
 from assets.tiny_bundle.trainer import Crew, Plan, train
 
-PLAN = Plan(seed=41, steps=900, muon=1.5e-3, adam=8e-4, hold=0.4)
+PLAN = Plan(seed=41, steps=650, muon=1.5e-3, adam=8e-4, hold=0.4)
 BATCH = 4
 LATENTS = 5  # of a window's beginning, and so 17 frames
 MOUTH = 8  # times as heavy as the rest of the picture

@@ -103,7 +103,8 @@ NO_SECOND_LIFE: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
 async def placed(name: str, workers: Sequence[Handle], asked: str, seconds: float) -> None:
     """Waits until the processes run somewhere. Raises ConfigError when the cluster has found no room for them."""
     try:
-        await asyncio.wait_for(asyncio.gather(*(worker.__ray_ready__.remote() for worker in workers)), seconds)
+        async with asyncio.timeout(seconds):  # `wait_for` would leave the gathering's own CancelledError to be complained of
+            await asyncio.gather(*(worker.__ray_ready__.remote() for worker in workers))
     except TimeoutError:
         nodes = [f"{node['NodeManagerHostname']}: {words(node['Resources'])}" for node in ray.nodes() if node["Alive"]]
         raise ConfigError(

@@ -125,4 +125,6 @@ def _meaning_of_client(name: str, error: Exception, uri: str) -> Exception:
         return ConfigError(f"{uri}: {error}; see storage.options.s3")
     if name == "ParamValidationError":  # such as a bucket name no bucket can have
         return Refused(f"{uri} is not a name that a bucket and an object can have")
+    if name == "EndpointConnectionError":
+        return Transient(f"{uri}: {error}; if it stays so, check storage.options.s3.endpoint_url")
     return Transient(f"{uri}: {error}")

@@ -1,17 +1,16 @@
 """A fixture on disk: named tensors, and a JSON file beside them that tells the sizes."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.errors import ConfigError
+from stages.model.weights.files import Loaded
 
 
 @dataclass(frozen=True)
@@ -44,26 +43,9 @@ class Fixture:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def weights(self, prefix: str) -> "Weights":
+    def weights(self, prefix: str) -> Loaded:
         """The tensors whose names begin with `prefix`, without it."""
-        return Weights(f"{self.path} ({prefix}*)", {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)})
-
-
-@dataclass(slots=True)
-class Weights:
-    """A fixture's weights as a checkpoint (`stages.model.weights.files.Checkpoint`)."""
-
-    where: str
-    tensors: dict[str, Tensor]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def shape(self, name: str) -> torch.Size:
-        return self.tensors[name].shape
-
-    def read(self, name: str) -> Tensor:
-        return self.tensors[name]
+        return Loaded(f"{self.path} ({prefix}*)", {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)})
 
 
 def find_fixtures(folder: Path) -> tuple[Fixture, ...]:

@@ -11,18 +11,18 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from pipeline.verify.fixture import Weights
 from stages.model.dit import InfiniteTalkTransformer
 from stages.model.image import ImageEncoder
 from stages.model.latents import LatentCodec
 from stages.model.speech import SpeechEncoder
 from stages.model.weights.ear import Ear
+from stages.model.weights.files import Loaded
 from stages.model.weights.keymap import IMAGE, TEXT, TRANSFORMER, codec_translator, translator
 from stages.model.weights.load import build_empty, fill, trace
 from stages.model.weights.sizes import codec_sizes, image_config, text_config
 
 
-def build_transformer(weights: Weights, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
+def build_transformer(weights: Loaded, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
     """The denoiser with upstream's peculiarities; `about` holds the arguments of upstream's constructor."""
     given = about["constructor"]
     with build_empty():
@@ -44,14 +44,14 @@ def build_transformer(weights: Weights, about: Mapping[str, Any], dtype: torch.d
             intermediate_dim=given["intermediate_dim"],
             context_tokens=given["context_tokens"],
             output_dim=given["output_dim"],
-            norm_output_audio="audio_proj.norm.weight" in set(weights),
+            norm_output_audio="audio_proj.norm.weight" in weights.tensors,
         )
     fill(network, trace(weights, translator(TRANSFORMER)), dtype=dtype, device="cpu", fp32_modules=network.fp32_modules)
     network.compat_upstream = True
     return network
 
 
-def build_codec(weights: Weights) -> LatentCodec:
+def build_codec(weights: Loaded) -> LatentCodec:
     sizes = codec_sizes(weights)
     with build_empty():
         network = AutoencoderKLWan(**sizes)
@@ -59,7 +59,7 @@ def build_codec(weights: Weights) -> LatentCodec:
     return LatentCodec(network)
 
 
-def build_image_encoder(weights: Weights, heads: int) -> ImageEncoder:
+def build_image_encoder(weights: Loaded, heads: int) -> ImageEncoder:
     """The CLIP vision tower; its weights do not tell the number of heads."""
     config = image_config(weights)
     config.num_attention_heads = heads
@@ -69,7 +69,7 @@ def build_image_encoder(weights: Weights, heads: int) -> ImageEncoder:
     return ImageEncoder(network)
 
 
-def build_text_model(weights: Weights) -> UMT5EncoderModel:
+def build_text_model(weights: Loaded) -> UMT5EncoderModel:
     with build_empty():
         network = UMT5EncoderModel(text_config(weights))
         network.encoder.embed_tokens = network.shared
@@ -77,11 +77,11 @@ def build_text_model(weights: Weights) -> UMT5EncoderModel:
     return network
 
 
-def build_speech_encoder(weights: Weights, about: Mapping[str, Any]) -> SpeechEncoder:
+def build_speech_encoder(weights: Loaded, about: Mapping[str, Any]) -> SpeechEncoder:
     """The wav2vec2 encoder, by way of the folder that it lies in elsewhere."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(about["config"]))
         (folder / "preprocessor_config.json").write_text(json.dumps(about["feature_extractor"]))
-        save_file(weights.tensors, folder / "model.safetensors")
+        save_file(dict(weights.tensors), folder / "model.safetensors")
         return Ear(folder).encoder(torch.float32, "cpu")

@@ -14,10 +14,10 @@ from stages.condition.framing import choose_bucket, frame_picture
 from stages.condition.masks import choose_boxes, speaker_masks
 from stages.condition.references import Reference, encode_reference
 from stages.condition.settings import ConditionSettings
-from stages.condition.tensorfile import write_tensors
 from stages.media.footage import read_frames
 from stages.model.image import ImageEncoder
 from stages.model.latents import LatentCodec
+from stages.model.tensorfile import create
 from stages.records import Prompt, Segment, Source
 
 
@@ -54,16 +54,19 @@ class Preparer:
         colored = 0 if upstream else segment.windows[0].reference_frame
         small["color_reference"] = frame_picture(next(pictures(picture, source.moving, [colored])), size)
 
-        numbers = torch.tensor([shown.index(window.reference_frame) for window in segment.windows])
-        texts = {"text": self._encode_text(prompt.text), "null_text": self._encode_text(prompt.negative)}
+        small["window_reference"] = torch.tensor([shown.index(window.reference_frame) for window in segment.windows])
+        small |= {"text": self._encode_text(prompt.text), "null_text": self._encode_text(prompt.negative)}
         references = (self._encode(frame_picture(pixels, size)) for pixels in pictures(picture, source.moving, shown))
         first = next(references)
-        layout = {"window_reference": numbers}
+        layout = dict(small)
         for number in range(len(shown)):
-            layout |= {f"reference.{number}.latents": first.latents.to("meta"), f"reference.{number}.clip": first.clip.to("meta")}
-        layout |= {**texts, **small}
-        encoded = (tensor for reference in chain([first], references) for tensor in (reference.latents, reference.clip))
-        write_tensors(path, layout, chain([numbers], encoded, texts.values(), small.values()))
+            layout |= {f"reference.{number}.latents": first.latents, f"reference.{number}.clip": first.clip}
+        file = create(path, layout)
+        for name, tensor in small.items():
+            file[name].copy_(tensor)
+        for number, reference in enumerate(chain([first], references)):
+            file[f"reference.{number}.latents"].copy_(reference.latents)
+            file[f"reference.{number}.clip"].copy_(reference.clip)
         return size
 
     def _encode(self, picture: Tensor) -> Reference:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stages.listen.loudness import is_silent, level, measure
 from stages.listen.settings import ListenSettings
-from stages.listen.tensors import create
 from stages.listen.timeline import FRAME_RATE, place
 from stages.model.speech import SAMPLE_RATE, SpeechEncoder
+from stages.model.tensorfile import create
 from stages.records import Voice
 
 SILENCE_SECONDS = 4
@@ -32,7 +33,8 @@ def hear(
     places = [place(voice.start_sample, voice.sample_rate, len(sound)) for voice, sound in zip(voices, sounds, strict=True)]
     n_frames = max(one.first_frame + one.frames for one in places)
     shapes = {f"speaker_{index}": (n_frames, *silence.shape) for index in range(len(voices))}
-    tensors = create(path, {**shapes, "silence": silence.shape})
+    layout = {name: torch.empty(shape, device="meta") for name, shape in {**shapes, "silence": silence.shape}.items()}
+    tensors = {name: tensor.numpy() for name, tensor in create(path, layout).items()}
     tensors["silence"][:] = silence
     loudness = []
     for index, (sound, where) in enumerate(zip(sounds, places, strict=True)):
@@ -52,6 +54,4 @@ def hear(
             frame += len(piece)
         if frame != stop:  # the encoder gives a row for each whole frame, and whole frames are what it was given
             raise RuntimeError(f"the encoder gave {frame - where.first_frame} rows for {where.frames} frames of sound")
-    for tensor in tensors.values():
-        tensor.flush()
     return n_frames, tuple(loudness)

@@ -22,6 +22,6 @@ def write_comparison(source_picture: Path, source: Source, film_path: Path, film
         left = given.with_duration(dub.duration).resized((width, dub.h))
         pair = clips_array([[left, dub]]).with_audio(dub.audio)
         pair.write_videofile(
-            str(target), fps=film.fps, codec="libx264", audio_codec="aac", preset="veryfast", threads=2, logger=None,
+            str(target), fps=film.fps, codec="libx264", audio_codec="aac", preset="veryfast", threads=2, logger=None, audio_bufsize=256,
             temp_audiofile_path=str(target.parent), pixel_format="yuv420p",
         )  # fmt: skip

@@ -379,7 +379,9 @@ def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storag
     clips = on(pool, work())
     for clip in clips:
         assert [chunk.frames for chunk in clip.chunks] == [3, 5, 7]
-    assert made(heard) == [part for clip in clips for part in (clip.chunks[0], *clip.chunks, clip)]  # a window made before the loss is heard of at once
+    assert made(heard) == [
+        part for clip in clips for part in (clip.chunks[0], *clip.chunks, clip)
+    ]  # a window made before the loss is heard of at once
     opened = diary.read("opened")
     assert sorted(deed["rank"] for deed in opened) == [0, 0, 0, 1, 1, 1]
     assert len({deed["pid"] for deed in opened}) == 6

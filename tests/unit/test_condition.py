@@ -12,7 +12,6 @@ from stages.condition.framing import choose_bucket, frame_picture, plan_framing
 from stages.condition.masks import choose_boxes, halves, speaker_masks
 from stages.condition.preparer import Preparer
 from stages.condition.stage import ConditionStage
-from stages.condition.tensorfile import write_tensors
 from stages.contract import Seat
 from stages.errors import BadInput, ConfigError
 from stages.media.footage import write_lossless
@@ -80,31 +79,6 @@ def test_a_speaker_of_whom_nothing_is_left_is_named(lost: Box):
     """A square is cut out of the middle of a wide picture."""
     with pytest.raises(BadInput, match=r"speaker 2: nothing is left of box \["):
         speaker_masks((Box(60, 20, 120, 70), lost), 96, 192, (96, 96))
-
-
-# -- the file ---------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_tensors_written_one_by_one_are_read_back(tmp_path):
-    tensors = {
-        "numbers": torch.tensor([3, 1]),
-        "floats": torch.randn(2, 3, 4).transpose(0, 2),
-        "halves": torch.randn(1, 5).bfloat16(),
-        "bytes": torch.arange(7, dtype=torch.uint8),
-        "flags": torch.tensor([[True, False]]),
-    }
-    write_tensors(tmp_path / "all.safetensors", {name: tensor.to("meta") for name, tensor in tensors.items()}, iter(tensors.values()))
-    read = load_file(tmp_path / "all.safetensors")
-    assert set(read) == set(tensors)
-    for name, tensor in tensors.items():
-        assert read[name].dtype == tensor.dtype
-        assert torch.equal(read[name], tensor), name
-
-
-@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(2, dtype=torch.int64)])
-def test_a_tensor_that_was_not_laid_out_is_refused(tmp_path, wrong):
-    with pytest.raises(ValueError, match="laid out"):
-        write_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(2)}, [wrong])
 
 
 class Counted:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from stages.contract import Files, Seat
@@ -18,7 +17,6 @@ from stages.listen.hearing import hear, silence_row
 from stages.listen.loudness import is_silent, level, measure
 from stages.listen.settings import ListenSettings
 from stages.listen.stage import ListenStage
-from stages.listen.tensors import create
 from stages.listen.timeline import place
 from stages.media.sound import write_flac
 from stages.model.speech import FRAME_SAMPLES
@@ -155,21 +153,6 @@ def test_levels_are_those_of_the_original(clip: str) -> None:
     lufs = measure(golden[f"{clip}.in"], RATE)
     assert lufs == pytest.approx(json.loads((GOLDEN / "utils.json").read_text())[clip]["lufs_in"], abs=1e-6)
     np.testing.assert_allclose(level(golden[f"{clip}.in"], lufs, -23.0), golden[f"{clip}.out"], atol=1e-6)
-
-
-# -- the file ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_file_filled_in_pieces_is_a_safetensors_file(tmp_path: Path) -> None:
-    path = tmp_path / "pieces.safetensors"
-    tensors = create(path, {"a": (3, 2), "silence": (5,)})
-    tensors["a"][1:] = [[1, 2], [3, 4]]
-    tensors["silence"][:] = np.arange(5)
-    del tensors
-    with safe_open(path, "pt") as file:
-        assert sorted(file.keys()) == ["a", "silence"]
-        assert file.get_tensor("a").tolist() == [[0, 0], [1, 2], [3, 4]]
-        assert file.get_slice("silence")[1:3].tolist() == [1, 2]
 
 
 # -- the whole stage, with the bundled model ----------------------------------------------------------------------------------

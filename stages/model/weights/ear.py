@@ -8,7 +8,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from stages.errors import ConfigError
 from stages.model.speech import SAMPLE_RATE, SpeechEncoder
-from stages.model.weights.files import Checkpoint, Pickled, Safetensors, need
+from stages.model.weights.files import Checkpoint, Safetensors, need, unpickle
 from stages.model.weights.keymap import SAVED_SPEECH, translator
 from stages.model.weights.layouts import read_json
 from stages.model.weights.load import build_empty, fill, trace
@@ -43,4 +43,4 @@ class Ear:
         whole = self.folder / "model.safetensors"
         if whole.is_file():
             return Safetensors([whole])
-        return Pickled(need(self.folder / "pytorch_model.bin", "the wav2vec2 speech encoder, unless model.safetensors does"))
+        return unpickle(need(self.folder / "pytorch_model.bin", "the wav2vec2 speech encoder, unless model.safetensors does"))

@@ -3,6 +3,7 @@
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +17,10 @@ SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
 
 
 class Checkpoint(Protocol):
-    """Named tensors on disk."""
+    """Named tensors."""
 
-    where: str
+    @property
+    def where(self) -> str: ...
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -51,18 +53,12 @@ class Safetensors:
         return self.files[name].get_tensor(name)
 
 
-class Pickled:
-    """The tensors of a `.pth` or `.bin` file, mapped into memory. Nothing but tensors is unpickled."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Tensors that are in memory, or mapped into it."""
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, OSError) as error:
-            raise ConfigError(f"{path}: not a readable file of nothing but tensors ({str(error).splitlines()[0]}); fetch it again") from error
-        if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise ConfigError(f"{path}: holds something else than named tensors")
-        self.tensors = tensors
+    where: str
+    tensors: Mapping[str, Tensor]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -72,6 +68,17 @@ class Pickled:
 
     def read(self, name: str) -> Tensor:
         return self.tensors[name]
+
+
+def unpickle(path: Path) -> Loaded:
+    """The tensors of a `.pth` or `.bin` file, mapped into memory. Nothing but tensors is unpickled. Raises ConfigError."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable file of nothing but tensors ({str(error).splitlines()[0]}); fetch it again") from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise ConfigError(f"{path}: holds something else than named tensors")
+    return Loaded(str(path), tensors)
 
 
 def find_safetensors(folder: Path, stem: str) -> Safetensors:

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionConfig, UMT5Config
 
 from stages.errors import ConfigError
-from stages.model.weights.files import Checkpoint, Pickled, find_safetensors, need
+from stages.model.weights.files import Checkpoint, find_safetensors, need, unpickle
 from stages.model.weights.keymap import (
     IMAGE,
     SAVED,
@@ -63,16 +63,16 @@ class Release:
         return Part(transformer_sizes(read_json(self.root / "config.json"), checkpoint), checkpoint, translator(TRANSFORMER))
 
     def codec(self) -> Part:
-        checkpoint = Pickled(need(self.root / UPSTREAM_CODEC, "the video autoencoder"))
+        checkpoint = unpickle(need(self.root / UPSTREAM_CODEC, "the video autoencoder"))
         sizes = codec_sizes(checkpoint)
         return Part(sizes, checkpoint, codec_translator(sizes["num_res_blocks"]))
 
     def text(self) -> Part:
-        checkpoint = Pickled(need(self.root / UPSTREAM_TEXT, "the umT5 text encoder"))
+        checkpoint = unpickle(need(self.root / UPSTREAM_TEXT, "the umT5 text encoder"))
         return Part(text_config(checkpoint), checkpoint, translator(TEXT))
 
     def image(self) -> Part:
-        checkpoint = Pickled(need(self.root / UPSTREAM_IMAGE, "the CLIP image encoder"))
+        checkpoint = unpickle(need(self.root / UPSTREAM_IMAGE, "the CLIP image encoder"))
         return Part(image_config(checkpoint), checkpoint, translator(IMAGE))
 
     def tokenizer(self) -> Path:
