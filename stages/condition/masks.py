@@ -56,7 +56,16 @@ def choose_boxes(given: Sequence[Box | None], height: int, width: int, rows_firs
     if len(boxes) != len(given):
         missing = [box is None for box in given].index(True) + 1
         raise BadInput(f"speaker {missing} has no box but the other one has; give both, or none (then they are taken to be left and right)")
-    return tuple(Box(box.y_min, box.x_min, box.y_max, box.x_max) for box in boxes) if rows_first else tuple(boxes)
+    if not rows_first:
+        return tuple(boxes)
+    swapped = tuple(Box(box.y_min, box.x_min, box.y_max, box.x_max) for box in boxes)
+    for number, box in enumerate(boxes, start=1):
+        if box.y_max > width or box.x_max > height:
+            raise BadInput(
+                f"box {number} is {show(box)}, which compat=upstream reads as [y_min, x_min, y_max, x_max], outside the {width}x{height} picture; "
+                "give the numbers in that order, or take generate.compat=none"
+            )
+    return swapped
 
 
 def check(box: Box, height: int, width: int) -> None:

@@ -150,6 +150,14 @@ def test_a_file_of_another_kind_in_the_way_is_a_config_error(storage: Storage):
         storage.put("a/b", b"x")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="wants a folder in which nobody can make one")
+def test_a_root_that_cannot_be_made_is_a_config_error(storage_settings: StorageSettings):
+    nowhere = Storage(storage_settings.model_copy(update={"root": "/proc/films"}))
+    for call in (lambda: nowhere.put("a/b", b"x"), lambda: nowhere.create("a/b", b"x")):
+        with pytest.raises(ConfigError, match=r"/proc/films/a cannot be made; check storage\.root"):
+            call()
+
+
 def test_walk_goes_through_links(storage: Storage, tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "shared").mkdir()
