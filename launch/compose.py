@@ -58,8 +58,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
             key = OverridesParser.create().parse_override(word).key_or_group
         except HydraException:
             return ConfigError(
-                f"{word!r} is no override; wanted key=value, such as generate.sampler.steps=8, with a value that holds letters beyond ASCII or any of ,()[]{{}}=~' "
-                "in quotes of its own: \"storage.root='films (new)'\""
+                f"{word!r} is no override; wanted key=value, such as generate.sampler.steps=8; a value with letters beyond ASCII or any of "
+                ",()[]{}=~' wants quotes of its own: \"storage.root='films (new)'\""
             )
         where, reached = known, list[str]()
         for part in key.replace("/", ".").split("."):

@@ -5,10 +5,9 @@ from contextlib import ExitStack
 
 from launch.compose import checked, compose
 from launch.dispatch import dispatch
+from launch.past import find_run
 from pipeline.config import quoted
-from pipeline.events import latest_run, read_events, read_run
-from pipeline.storage import Storage
-from stages.errors import ConfigError
+from pipeline.events import read_events, read_run
 
 
 def main(argv: list[str]) -> int:
@@ -20,10 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, on top of the overrides of that run")
     asked = parser.parse_intermixed_args(argv)
 
-    storage = Storage(checked(compose(["catalogue=none", *asked.overrides])).storage)
-    run = asked.run or latest_run(storage)
-    if run is None:
-        raise ConfigError(f"no run under {storage.root} yet; say where with storage.root=URI, or start one with dub run")
+    storage, run = find_run(asked.run, asked.overrides)
     before = read_run(storage, run)
     overrides = [*before["overrides"], f"catalogue={quoted(before['catalogue'])}", *asked.overrides]
     ids = set(asked.ids.split(",")) if asked.ids else None

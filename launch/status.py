@@ -9,10 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launch.compose import checked, compose
-from pipeline.events import latest_run, read_dead, read_events, read_run, read_summary
-from pipeline.storage import Storage
-from stages.errors import ConfigError
+from launch.past import find_run
+from pipeline.events import read_dead, read_events, read_run, read_summary
 
 
 @dataclass
@@ -55,10 +53,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--run", help="which run (default: the latest)")
     parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
     asked = parser.parse_intermixed_args(argv)
-    storage = Storage(checked(compose(["catalogue=none", *asked.overrides])).storage)
-    run = asked.run or latest_run(storage)
-    if run is None:
-        raise ConfigError(f"no run under {storage.root} yet; say where with storage.root=URI")
+    storage, run = find_run(asked.run, asked.overrides)
     record, summary = read_run(storage, run), read_summary(storage, run)
     states: dict[str, JobState] = defaultdict(JobState)
     for job in record["jobs"]:

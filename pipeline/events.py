@@ -39,7 +39,7 @@ class Event:
     segment: int | None
     window: int | None
     stage: str  # empty for the job as a whole
-    what: str  # started | finished | reused | retried | failed | window | job_done | job_failed
+    what: str  # started | finished | reused | failed | window | job_done | job_failed
     seconds: float | None
     detail: str
 

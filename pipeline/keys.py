@@ -18,7 +18,7 @@ SAMPLES = 64
 SAMPLE_BYTES = 64 << 10
 FILES_AT_ONCE = 8
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its format
-NOT_WEIGHTS = (".md", ".part")
+NOT_WEIGHTS = (".md", ".py", ".pyc", ".part")
 
 
 def key_of(stage: str, version: int, records: tuple[Any, ...], deciding: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ def identity(storage: Storage, uri: str) -> str:
 
 
 def weights_digest(storage: Storage, uri: str) -> str:
-    """Hex sha256 of a model: every file of the folder by name and content, hidden ones and Markdown left out. Raises ConfigError.
+    """Hex sha256 of a model: every file of the folder by name and content; hidden ones, Markdown and Python do not count. Raises ConfigError.
 
     A file of up to 64 MiB is read whole. A larger one counts by its size, its safetensors header and 64 samples of 64 KiB from the first bytes to
     the last: any training step shows, since it moves all weights; a few bytes changed on purpose between two samples do not.

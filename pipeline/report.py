@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -11,32 +12,29 @@ from rich.table import Table
 
 from pipeline.events import Event
 
-STAGES = ("ingest", "segment", "listen", "condition", "generate", "assemble", "publish")
-
 
 def line(event: Event) -> str:
     """One event as a line of facts with ids, such as `job=a segment=3 generate window 2/5 12.4 s`."""
+    window = event.what == "window"
     words = [f"job={event.job}"]
     if event.segment is not None:
         words.append(f"segment={event.segment}")
-    if event.what == "window":
-        words.append(f"{event.stage} window {event.detail}")
-    else:
-        words += [event.stage, event.what] if event.stage else [event.what]
+    words += [event.stage] if event.stage else []
+    words.append(f"window {event.detail}" if window else event.what)
     if event.seconds is not None:
         words.append(f"{event.seconds:.1f} s")
-    if event.detail and event.what != "window":
-        words.append(f": {event.detail}")
-    return " ".join(words).replace(" :", ":")
+    said = " ".join(words)
+    return f"{said}: {event.detail}" if event.detail and not window else said
 
 
 class Board:
     """Counts what happens and shows it. Use as a context manager; call it with every event."""
 
-    def __init__(self, n_jobs: int, out: TextIO | None = None) -> None:
+    def __init__(self, stages: Iterable[str], n_jobs: int, out: TextIO | None = None) -> None:
+        """`stages` in the order to show them in; `out` in place of standard error."""
         self.console = Console(file=out or sys.stderr, highlight=False)
         self.n_jobs = n_jobs
-        self.counts: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
+        self.counts: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
         self.jobs: Counter[str] = Counter()
         self.now: dict[tuple[str, int | None], str] = {}
         self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4) if self.console.is_terminal else None

@@ -66,7 +66,7 @@ async def run_jobs(
     stop = asyncio.Event()
     _heed(stop)
 
-    with RunLog.begin(storage, asked) as log, Board(len(catalogue.jobs)) as board:
+    with RunLog.begin(storage, asked) as log, Board(verbs, len(catalogue.jobs)) as board:
 
         def tell(event: Event) -> None:
             nonlocal worked

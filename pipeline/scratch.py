@@ -7,13 +7,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from stages.errors import ConfigError
+
 LOCK = ".lock"
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder under `parent`. A killed process cannot tidy up, so whoever comes next does: its lock has gone with it."""
-    parent.mkdir(parents=True, exist_ok=True)
+    """A new folder under `parent`. A killed process cannot tidy up, so whoever comes next does: its lock has gone with it.
+
+    Raises ConfigError where `parent` can be no folder.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{parent} cannot be made on this node ({error.strerror}); set storage.cache to a folder on its own disk") from error
     _sweep(parent)
     folder = parent / uuid4().hex
     lock = folder.with_suffix(LOCK)

@@ -60,7 +60,7 @@ def latent_scale(folder: Path, network: AutoencoderKLWan) -> tuple[Tensor, Tenso
     if not path.exists():
         frames = open_frames(folder, "square")
         with torch.no_grad():
-            some = torch.cat([encode(network, as_video(frames[index, :WINDOW])[None]) for index in range(64, 160)])
+            some = torch.cat([encode(network, as_video(frames[index, :WINDOW])[None].to(network.device)) for index in range(64, 160)]).cpu()
         torch.save((some.mean(dim=(0, 2, 3, 4)), some.std(dim=(0, 2, 3, 4))), path)
     return torch.load(path, weights_only=True)
 

@@ -18,6 +18,14 @@ def whole_latents(name: str, frames: int) -> None:
         raise ValueError(f"{name} is {frames}; the video autoencoder packs 4 frames into one after the first: take {below} or {below + 4}")
 
 
+def windows_move(window_frames: int, name: str, repeated_frames: int) -> None:
+    """Raises ValueError unless both are of the form 4n+1, and a window of which `name` frames repeat the one before brings new ones."""
+    whole_latents("window_frames", window_frames)
+    whole_latents(name, repeated_frames)
+    if repeated_frames >= window_frames:
+        raise ValueError(f"{name} is {repeated_frames}, which leaves nothing new in windows of {window_frames} frames")
+
+
 def whole_tokens(buckets: dict[float, tuple[int, int]]) -> None:
     """Raises ValueError unless all sides are multiples of what a token covers."""
     for ratio, (height, width) in buckets.items():
@@ -71,9 +79,6 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        whole_latents("window_frames", self.window_frames)
-        whole_latents("motion_frames", self.motion_frames)
-        if self.motion_frames >= self.window_frames:
-            raise ValueError(f"motion_frames is {self.motion_frames}, which leaves nothing new in windows of {self.window_frames} frames")
+        windows_move(self.window_frames, "motion_frames", self.motion_frames)
         whole_tokens(self.buckets)
         return self

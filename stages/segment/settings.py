@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.model.settings import whole_latents
+from stages.model.settings import windows_move
 from stages.settings import Decides, Settings
 
 
@@ -28,8 +28,5 @@ class SegmentSettings(Settings):
 
     @model_validator(mode="after")
     def _windows_move(self) -> Self:
-        whole_latents("window_frames", self.window_frames)
-        whole_latents("overlap_frames", self.overlap_frames)
-        if self.overlap_frames >= self.window_frames:
-            raise ValueError(f"overlap_frames is {self.overlap_frames}, which leaves nothing new in windows of {self.window_frames} frames")
+        windows_move(self.window_frames, "overlap_frames", self.overlap_frames)
         return self

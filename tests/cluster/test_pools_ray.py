@@ -23,7 +23,7 @@ from pipeline.pools.gangs import GangPool
 from pipeline.pools.pool import Label, Order, Took
 from pipeline.pools.retry import Exhausted, FailureClass
 from pipeline.pools.settings import ActorSettings, ClusterSettings, GangSettings, RetrySettings
-from pipeline.storage import Options, S3Options, StorageSettings
+from pipeline.storage import StorageSettings
 from stages.contract import Files, Seat
 from stages.errors import BadInput, ConfigError
 from stages.records import Artifact, Chunk, Clip, Span
@@ -162,31 +162,15 @@ def diary(tmp_path: Path) -> Diary:
     return Diary(tmp_path / "diary")
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> StorageSettings:
-    s3 = S3Options(
-        endpoint_url=None, region_name=None, addressing_style="auto", request_checksum_calculation="when_supported", connect_seconds=5, read_seconds=5
-    )
-    return StorageSettings(
-        root=str(tmp_path / "storage"),
-        options=Options(s3=s3),
-        input_schemes=("file",),
-        max_input_gib=1,
-        cache=str(tmp_path / "cache"),
-        cache_gib=1,
-        attempts=2,
-    )
-
-
 def actor_settings(actors: int = 1, cpus: float = 0.1, watchdog_seconds: float = PATIENCE_SECONDS) -> ActorSettings:
     return ActorSettings(actors=actors, cpus=cpus, gpus=0, memory_bytes=None, threads=1, watchdog_seconds=watchdog_seconds)
 
 
-def actor_pool(diary: Diary, storage: StorageSettings, settings: ActorSettings, placement_seconds: float = PLACEMENT_SECONDS) -> ActorPool:
-    return ActorPool("ingest", DoesAsTold(diary), settings, storage, placement_seconds=placement_seconds, retry=RETRY)
+def actor_pool(diary: Diary, storage_settings: StorageSettings, settings: ActorSettings, placement_seconds: float = PLACEMENT_SECONDS) -> ActorPool:
+    return ActorPool("ingest", DoesAsTold(diary), settings, storage_settings, placement_seconds=placement_seconds, retry=RETRY)
 
 
-def gang_pool(diary: Diary, storage: StorageSettings, degree: int, watchdog_seconds: float = PATIENCE_SECONDS) -> GangPool:
+def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int, watchdog_seconds: float = PATIENCE_SECONDS) -> GangPool:
     settings = GangSettings(
         gangs=1,
         cpus_per_rank=0.1,
@@ -197,7 +181,7 @@ def gang_pool(diary: Diary, storage: StorageSettings, degree: int, watchdog_seco
         watchdog_seconds=watchdog_seconds,
         settle_seconds=3,
     )
-    return GangPool("generate", AddsUp(diary), degree, settings, storage, placement_seconds=PLACEMENT_SECONDS, retry=RETRY)
+    return GangPool("generate", AddsUp(diary), degree, settings, storage_settings, placement_seconds=PLACEMENT_SECONDS, retry=RETRY)
 
 
 def order(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> Order:
@@ -234,8 +218,8 @@ def gone(pids: set[int]) -> bool:
     return False
 
 
-def test_actors_give_records_and_parts_and_outlive_bad_input(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings())
+def test_actors_give_records_and_parts_and_outlive_bad_input(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings())
     heard: list[Any] = []
 
     async def work() -> None:
@@ -255,8 +239,8 @@ def test_actors_give_records_and_parts_and_outlive_bad_input(diary: Diary, stora
     assert gone({opened["pid"]})
 
 
-def test_a_committed_record_holds(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings())
+def test_a_committed_record_holds(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> list[Any]:
         first = Order("ingest", "key", ("", "four"), Label("a"), (0.0,))
@@ -266,8 +250,8 @@ def test_a_committed_record_holds(diary: Diary, storage: StorageSettings) -> Non
     assert on(pool, work()) == [Span(0, 4), Span(0, 4)]
 
 
-def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings(actors=2))
+def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings(actors=2))
 
     async def work() -> list[Any]:
         deeds = {"poison": "die", "unlucky": "die once", "one": "", "two": "", "three": ""}
@@ -281,8 +265,8 @@ def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage:
     assert len({deed["pid"] for deed in diary.read("unlucky")}) == 2
 
 
-def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings())
+def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> Exhausted:
         with pytest.raises(Exhausted, match="Unpicklable: crash of size 7") as bug:
@@ -296,8 +280,8 @@ def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Dia
     assert diary.read("crash")[0]["pid"] != diary.read("four")[0]["pid"]
 
 
-def test_kill_9_and_silence_are_survived(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings(watchdog_seconds=10))
+def test_kill_9_and_silence_are_survived(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings(watchdog_seconds=10))
 
     async def work() -> list[Any]:
         hit = asyncio.create_task(pool.run(order("hang", "shot"), unheard))
@@ -308,8 +292,8 @@ def test_kill_9_and_silence_are_survived(diary: Diary, storage: StorageSettings)
     assert len(diary.read("shot")) == len(diary.read("silent")) == 2
 
 
-def test_a_cancelled_run_frees_its_place_and_ends_its_worker(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings())
+def test_a_cancelled_run_frees_its_place_and_ends_its_worker(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> None:
         stuck = asyncio.create_task(pool.run(order("hang", "stuck"), unheard))
@@ -328,8 +312,8 @@ def test_a_cancelled_run_frees_its_place_and_ends_its_worker(diary: Diary, stora
     assert (diary.folder / "soon").stat().st_mtime_ns < (diary.folder / "last").stat().st_mtime_ns
 
 
-def test_close_breaks_off_what_is_going_on(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings())
+def test_close_breaks_off_what_is_going_on(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> None:
         runs = [asyncio.create_task(pool.run(order("hang", "stuck"), unheard)), asyncio.create_task(pool.run(order("", "waits"), unheard))]
@@ -343,15 +327,15 @@ def test_close_breaks_off_what_is_going_on(diary: Diary, storage: StorageSetting
     assert not diary.read("waits")
 
 
-def test_no_room_is_said(diary: Diary, storage: StorageSettings) -> None:
-    pool = actor_pool(diary, storage, actor_settings(cpus=64), placement_seconds=1)
+def test_no_room_is_said(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = actor_pool(diary, storage_settings, actor_settings(cpus=64), placement_seconds=1)
     with pytest.raises(ConfigError, match=r"ingest: no node had room for 64 CPU, 0 GPU within 1 s; the cluster has .*: 2 CPU, 0 GPU.*pools\.ingest"):
         on(pool, pool.run(order("", "big"), unheard))
 
 
 @pytest.mark.parametrize("degree", [1, 2])
-def test_a_gang_works_together(degree: int, diary: Diary, storage: StorageSettings) -> None:
-    pool = gang_pool(diary, storage, degree)
+def test_a_gang_works_together(degree: int, diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = gang_pool(diary, storage_settings, degree)
     heard: list[Any] = []
 
     async def work() -> Any:
@@ -369,8 +353,8 @@ def test_a_gang_works_together(degree: int, diary: Diary, storage: StorageSettin
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
 
 
-def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storage: StorageSettings) -> None:
-    pool = gang_pool(diary, storage, 2, watchdog_seconds=10)
+def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = gang_pool(diary, storage_settings, 2, watchdog_seconds=10)
     heard: list[Any] = []
 
     async def work() -> list[Any]:
@@ -387,8 +371,8 @@ def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storag
     assert len({deed["pid"] for deed in opened}) == 6
 
 
-def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: Diary, storage: StorageSettings) -> None:
-    pool = gang_pool(diary, storage, 2)
+def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: Diary, storage_settings: StorageSettings) -> None:
+    pool = gang_pool(diary, storage_settings, 2)
 
     async def work() -> list[Any]:
         jobs = [("die", "poison", 0.0), ("", "film", 1.0), ("bug", "bug", 2.0)]

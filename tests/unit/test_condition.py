@@ -144,6 +144,13 @@ def test_each_frame_referred_to_is_encoded_once(encoders, footage, tmp_path):
     assert "masks" not in told
 
 
+def test_boxes_that_upstreams_order_puts_outside_the_picture_are_told_as_they_were_given():
+    box = Box(100, 2, 118, 70)
+    with pytest.raises(BadInput, match=r"box 2 is \[100, 2, 118, 70\], which compat=upstream reads as .* outside the 120x80 picture"):
+        choose_boxes([Box(1, 2, 3, 4), box], 80, 120, rows_first=True)
+    assert choose_boxes([Box(1, 2, 3, 4), box], 80, 120, rows_first=False)[1] == box
+
+
 def test_upstream_takes_colours_from_the_films_first_frame(encoders, footage, tmp_path):
     source = source_of(footage, width=64, height=64, n_frames=60)
     _, told, _ = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment_of(33, references=(5,)), compat="upstream")

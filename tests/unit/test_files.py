@@ -13,7 +13,7 @@ from pipeline.cache import Cache
 from pipeline.files import CallFiles
 from pipeline.scratch import scratch_folder
 from pipeline.storage import Storage, StorageSettings
-from stages.errors import BadInput, Transient
+from stages.errors import BadInput, ConfigError, Transient
 from stages.records import Artifact
 
 KEY = "ab" + "0" * 62
@@ -156,3 +156,10 @@ def test_a_cache_without_room_still_serves(storage_settings: StorageSettings, tm
     cache.link(artifact(b"features"), tmp_path / "a", Server(b"features"))
     assert (tmp_path / "a").read_bytes() == b"features"
     assert list((tmp_path / "cache").glob("??/*")) == []
+
+
+def test_a_cache_that_can_be_no_folder_is_a_config_error(storage_settings: StorageSettings, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"x")
+    storage = Storage(storage_settings.model_copy(update={"cache": str(tmp_path / "file" / "node")}))
+    with pytest.raises(ConfigError, match=r"storage\.cache"), CallFiles(storage, stage="ingest", key="ab"):
+        pass

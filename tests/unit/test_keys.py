@@ -122,6 +122,9 @@ def test_the_digest_of_a_model_follows_its_content(storage: Storage, model: Path
     copy = model.rename(tmp_path / "moved")
     assert weights_digest(storage, str(copy)) == first
     (copy / "README.md").write_text("words")
+    (copy / "train.py").write_text("how it was made")
+    (copy / "__pycache__").mkdir()
+    (copy / "__pycache__" / "train.pyc").write_bytes(b"compiled")
     (copy / ".cache").mkdir()
     (copy / ".cache" / "lock").write_text("")
     assert weights_digest(storage, str(copy)) == first

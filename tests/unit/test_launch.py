@@ -11,6 +11,7 @@ from launch import cli
 from launch.compose import checked, compose
 from launch.run import point_name, swept
 from launch.sheet import contact_sheet, read_row
+from pipeline.config import quoted
 from pipeline.events import DeadLetter, Event, RunLog, read_run
 from pipeline.storage import Storage
 from stages.errors import ConfigError
@@ -68,6 +69,39 @@ def test_words_that_are_not_understood_leave_with_4(dub, words: tuple[str, ...])
     code, _, said = dub(*words)
     assert code == 4
     assert said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("generate/sampler=5",), "must be a string"),  # Hydra itself fails with a ValueError
+        (("generate.sampler.steps=many",), "generate.sampler.steps"),
+        (("storage=s3",), "storage.root"),  # a bucket has no default, and certainly not the local folder
+        (("generate.device=cuda", "pools=inline"), "condition.device is cuda, but the pools give condition 0 GPUs"),
+        (("pools=cluster",), "condition.device is cpu, but the pools give condition 1 GPUs"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_in_one_line(dub, words: tuple[str, ...], told: str):
+    code, _, said = dub("run", "catalogue=a.jsonl", *words)
+    assert code == 4
+    assert said.startswith("dub run: ")
+    assert told in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["/a/b-1.mp4", "s3://bucket/x", "/a b", "/\u00e4\u540d/%20", "/it's", "/a\\", "/a\\'b", "/x,y(z)=~[1]"])
+def test_a_quoted_value_is_read_back_as_it_was(path: str):
+    assert compose([f"catalogue={quoted(path)}"]).catalogue == path
+
+
+def test_a_rerun_from_another_folder_finds_the_catalogue(dub, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "rows (new).jsonl").write_text('{"id": "a", "source": "gone.png", "speech": "gone.png"}\n')
+    code, _, said = dub("run", "catalogue='rows (new).jsonl'", f"storage.root={storage.root}", "pools=inline")
+    assert (code, "gone.png is not there" in said) == (2, True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, said = dub("rerun", f"storage.root={storage.root}")
+    assert (code, "gone.png is not there" in said) == (2, True)
 
 
 # -- sweeps -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from pipeline.pools.pool import Label, Order, Pool, Took
 from pipeline.pools.retry import Exhausted, FailureClass
 from pipeline.pools.settings import InlineSettings, RetrySettings
 from pipeline.pools.worker import Done, Part, Worker
-from pipeline.storage import Options, S3Options, Storage, StorageSettings
+from pipeline.storage import Storage, StorageSettings
 from stages.contract import Files, Seat
 from stages.errors import BadInput, ConfigError, Transient
 from stages.records import Artifact, Chunk, Clip, Span
@@ -25,22 +24,6 @@ RETRY = RetrySettings(
 INLINE = InlineSettings(kind="inline", jobs_in_flight=1, retry=RETRY)
 CHUNKS = tuple(Chunk(index, Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
 CLIP = Clip(0, Span(0, 3), CHUNKS)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> StorageSettings:
-    s3 = S3Options(
-        endpoint_url=None, region_name=None, addressing_style="auto", request_checksum_calculation="when_supported", connect_seconds=5, read_seconds=5
-    )
-    return StorageSettings(
-        root=str(tmp_path / "storage"),
-        options=Options(s3=s3),
-        input_schemes=("file",),
-        max_input_gib=1,
-        cache=str(tmp_path / "cache"),
-        cache_gib=1,
-        attempts=2,
-    )
 
 
 class Scripted:
@@ -79,8 +62,8 @@ def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> Ord
     return Order(stage, key, (), Label("job"), (priority,))
 
 
-def pool_of(stage: Scripted, storage: StorageSettings) -> Pool:
-    return open_pools({"generate": stage}, 1, INLINE, storage)["generate"]
+def pool_of(stage: Scripted, storage_settings: StorageSettings) -> Pool:
+    return open_pools({"generate": stage}, 1, INLINE, storage_settings)["generate"]
 
 
 def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
@@ -97,26 +80,26 @@ def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
     return asyncio.run(main()), [part for part in heard if not isinstance(part, Took)]
 
 
-def test_a_record_is_committed(storage: StorageSettings) -> None:
-    assert made(pool_of(Scripted(Span(1, 2)), storage), order()) == ([Span(1, 2)], [])
-    assert Ledger(Storage(storage)).find("generate", "k", Span) == Span(1, 2)
+def test_a_record_is_committed(storage_settings: StorageSettings) -> None:
+    assert made(pool_of(Scripted(Span(1, 2)), storage_settings), order()) == ([Span(1, 2)], [])
+    assert Ledger(Storage(storage_settings)).find("generate", "k", Span) == Span(1, 2)
 
 
-def test_parts_are_passed_on_and_the_last_is_committed(storage: StorageSettings) -> None:
-    done, heard = made(pool_of(Scripted(windows(*CHUNKS, CLIP)), storage), order())
+def test_parts_are_passed_on_and_the_last_is_committed(storage_settings: StorageSettings) -> None:
+    done, heard = made(pool_of(Scripted(windows(*CHUNKS, CLIP)), storage_settings), order())
     assert done == [CLIP]
     assert heard == [*CHUNKS, CLIP]
 
 
-def test_a_call_that_fails_on_the_way_commits_nothing(storage: StorageSettings) -> None:
-    done, heard = made(pool_of(Scripted(windows(CHUNKS[0], BadInput("window 1: no face"))), storage), order())
+def test_a_call_that_fails_on_the_way_commits_nothing(storage_settings: StorageSettings) -> None:
+    done, heard = made(pool_of(Scripted(windows(CHUNKS[0], BadInput("window 1: no face"))), storage_settings), order())
     assert [str(error) for error in done] == ["window 1: no face"]
     assert heard == [CHUNKS[0]]
-    assert Ledger(Storage(storage)).find("generate", "k", Clip) is None
+    assert Ledger(Storage(storage_settings)).find("generate", "k", Clip) is None
 
 
-def test_parts_come_as_they_are_made(storage: StorageSettings) -> None:
-    worker = Worker(Scripted(windows(*CHUNKS, CLIP)), storage, None)
+def test_parts_come_as_they_are_made(storage_settings: StorageSettings) -> None:
+    worker = Worker(Scripted(windows(*CHUNKS, CLIP)), storage_settings, None)
     assert worker.open(Seat()) is None
     replies = worker.work(order())
     assert [next(replies) for _ in CHUNKS] == [Part(chunk) for chunk in CHUNKS]
@@ -125,19 +108,19 @@ def test_parts_come_as_they_are_made(storage: StorageSettings) -> None:
     assert 0 < took.value.seconds < 60
 
 
-def test_only_rank_0_speaks_and_commits(storage: StorageSettings) -> None:
+def test_only_rank_0_speaks_and_commits(storage_settings: StorageSettings) -> None:
     stage = Scripted(windows(*CHUNKS, CLIP), Span(0, 1))
-    worker = Worker(stage, storage, None)
+    worker = Worker(stage, storage_settings, None)
     worker.open(Seat(rank=1, world=2))
     assert list(worker.work(order("a"))) == [Done(None)]
     assert list(worker.work(order("b"))) == [Done(None)]
     assert stage.calls == 2
-    assert Ledger(Storage(storage)).find("generate", "b", Span) is None
+    assert Ledger(Storage(storage_settings)).find("generate", "b", Span) is None
 
 
-def test_harmless_failures_keep_the_worker_and_others_cost_it(storage: StorageSettings) -> None:
+def test_harmless_failures_keep_the_worker_and_others_cost_it(storage_settings: StorageSettings) -> None:
     stage = Scripted(Transient("503"), Transient("503"), Span(0, 1), BadInput("no sound"), KeyError("bug"), Span(0, 2))
-    pool = pool_of(stage, storage)
+    pool = pool_of(stage, storage_settings)
     done, _ = made(pool, *(order(key) for key in "abcd"))
     assert done[0] == Span(0, 1)
     assert isinstance(done[1], BadInput)
@@ -148,17 +131,17 @@ def test_harmless_failures_keep_the_worker_and_others_cost_it(storage: StorageSe
     assert (stage.opened, stage.closed) == (2, 2)
 
 
-def test_weights_that_are_missing_are_said_to_every_order(storage: StorageSettings) -> None:
+def test_weights_that_are_missing_are_said_to_every_order(storage_settings: StorageSettings) -> None:
     class Unopened(Scripted):
         def open(self, seat: Seat) -> None:
             raise ConfigError("generate.model.path: no such folder")
 
-    done, _ = made(pool_of(Unopened(), storage), order("a"), order("b"))
+    done, _ = made(pool_of(Unopened(), storage_settings), order("a"), order("b"))
     assert [str(error) for error in done] == ["generate.model.path: no such folder"] * 2
     assert all(isinstance(error, ConfigError) for error in done)
 
 
-def test_all_stages_take_turns_by_priority(storage: StorageSettings) -> None:
+def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) -> None:
     served: list[str] = []
 
     class Named(Scripted):
@@ -173,7 +156,7 @@ def test_all_stages_take_turns_by_priority(storage: StorageSettings) -> None:
             yield CLIP
 
     names = ("ingest", "segment", "listen")
-    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage)
+    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings)
 
     async def main() -> None:
         wanted = zip(names, (0.0, 2.0, 1.0), strict=True)
@@ -183,6 +166,6 @@ def test_all_stages_take_turns_by_priority(storage: StorageSettings) -> None:
     assert served == [f"{name} {what}" for name in ("ingest", "listen", "segment") for what in ("begins", "ends")]
 
 
-def test_a_gang_does_not_fit_into_one_process(storage: StorageSettings) -> None:
+def test_a_gang_does_not_fit_into_one_process(storage_settings: StorageSettings) -> None:
     with pytest.raises(ConfigError, match="generate/parallel=single"):
-        open_pools({"generate": Scripted()}, 2, INLINE, storage)
+        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings)

@@ -112,6 +112,14 @@ def test_a_film_that_breaks_off_is_not_delivered(studio, files, source, film: Fi
     assert files.delivered == []
 
 
+def test_a_film_of_one_frame_stands_beside_its_source(studio, files, source: Source) -> None:
+    path = studio.footage("blink.mp4", 1, size=(128, 96), sound=np.full((1, 640), 900, np.int16))
+    receipt = publish(files, source, Film(files.keep(path, "film/mp4"), 1, 25.0, 0.0), "side_by_side")
+    with av.open(receipt.uri.replace(".mp4", ".comparison.mp4")) as container:
+        assert len(container.streams.audio) == 1
+        assert len(list(container.decode(video=0))) == 1
+
+
 @pytest.mark.parametrize("frames", [None, 10, 40])
 def test_source_and_dub_stand_side_by_side(studio, files, source: Source, film: Film, frames: int | None) -> None:
     """Of footage that is too short the last frame stays, of footage that is too long the rest is not shown."""

@@ -10,7 +10,7 @@ from typing import Annotated, Union, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from stages.settings import Decides, Neutral, Role, Settings
+from stages.settings import Decides, Neutral, Role, Settings, Weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,3 +95,16 @@ def test_only_deciding_fields_reach_the_content_key():
 
     given = Outer(inner=Inner(steps=4, threads=2), shift=3.0, verbose=True)
     assert given.deciding() == {"inner": {"steps": 4}, "shift": 3.0}
+
+
+def test_where_weights_lie_does_not_reach_the_content_key():
+    """Their digest does: see pipeline/weights.py."""
+
+    class Model(Settings):
+        path: Weights
+        """A folder."""
+        scale: Decides[float]
+        """A strength."""
+
+    assert roles(Model.model_fields["path"]) == [Role.NEUTRAL]
+    assert Model(path="a", scale=1.0).deciding() == Model(path="b", scale=1.0).deciding() == {"scale": 1.0}
