@@ -18,7 +18,7 @@ class ListenSettings(Settings):
     target_lufs: Decides[float] = Field(ge=-70, le=0)
     """Integrated loudness the encoder hears, LUFS (ITU-R BS.1770)."""
     silence_lufs: Decides[float] = Field(ge=-70, le=0)
-    """A voice softer than this is room noise and is heard as silence. The encoder scales whatever it hears to unit variance, so that noise
+    """A voice softer than this is room noise and is heard as silence. The release scales whatever it hears to unit variance, so that noise
     would otherwise move the lips as much as speech; a limit on the gain could not prevent that."""
     chunk_seconds: Decides[float] = Field(ge=1)
     """Sound the encoder hears at once; longer speech is heard piece by piece."""
