@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -40,10 +41,17 @@ PARTS: dict[str, Callable[[Fixture], Outcome]] = {
 
 
 def verify(folder: Path, profile: Profile) -> Outcome:
-    """Every comparison, fixture by fixture as it is made. Raises ConfigError where the folder or a file is not of the fixtures' format."""
+    """Every comparison, fixture by fixture as it is made. Raises ConfigError where the folder is none.
+
+    A fixture that breaks the check counts as missed, and the others are still checked.
+    """
     for fixture in find_fixtures(folder):
-        with torch.no_grad():
-            yield from check(fixture, profile)
+        try:
+            with torch.no_grad():
+                yield from check(fixture, profile)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this fixture's
+            reason = f"{type(error).__name__}: {error}"
+            yield Check(fixture.name, "the check broke off", inf, inf, 0.0, note=" ".join(reason.split())[:300])
 
 
 def check(fixture: Fixture, profile: Profile) -> Outcome:

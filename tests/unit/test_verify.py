@@ -119,10 +119,24 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
         main([str(tmp_path / "nowhere")])
 
 
-def test_a_fixture_without_its_sizes_is_refused(tmp_path: Path):
+def test_a_fixture_without_its_sizes_is_a_miss(tmp_path: Path):
     shutil.copy(GOLDEN / "t5.safetensors", tmp_path / "clip.safetensors")
-    with pytest.raises(ConfigError, match=r"clip\.json: missing"):
-        list(verify(tmp_path, PROFILE))
+    (line,) = verify(tmp_path, PROFILE)
+    assert isinstance(line, Check)
+    assert not line.passed
+    assert "clip.json: missing" in line.note
+
+
+def test_a_fixture_that_breaks_the_check_is_a_miss_and_the_others_are_checked(tmp_path: Path, capsys):
+    alone("dit_single", alone("clip", tmp_path))
+    tensors = load_file(tmp_path / "clip.safetensors")
+    del tensors["w.visual.pre_norm.weight"]
+    save_file(tensors, tmp_path / "clip.safetensors")
+    assert main([str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "pre_layrnorm.weight" in told
+    assert "1 missed" in told
+    assert "dit_single" in told
 
 
 def test_another_shape_is_a_miss():
