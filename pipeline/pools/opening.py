@@ -18,7 +18,7 @@ def open_pools(stages: Mapping[str, Stage], degree: int, settings: PoolsSettings
         if degree > 1:
             raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
         turn = Turn([None])
-        return {name: InlinePool(partial(Worker, stage, storage, None), turn, settings.retry) for name, stage in stages.items()}
+        return {name: InlinePool(partial(Worker, stage, storage, settings.threads), turn, settings.retry) for name, stage in stages.items()}
 
     from pipeline.pools.actors import ActorPool
     from pipeline.pools.gangs import GangPool

@@ -77,6 +77,8 @@ class InlineSettings(Settings):
     """Says that these are the settings of pools without Ray."""
     jobs_in_flight: Neutral[PositiveInt]
     """Jobs begun and not yet ended."""
+    threads: Neutral[PositiveInt]
+    """Threads for tensor work."""
     retry: Neutral[RetrySettings]
 
 

@@ -212,9 +212,9 @@ def test_a_gang_of_two_makes_the_same_film(desk):
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     alone, shared = (frames(desk.folder / root / "films" / "interview.mp4").astype(int) for root in ("one", "two"))
     assert alone.shape == shared.shape
-    difference = np.abs(alone - shared)
-    assert difference.mean() < 0.5  # of 255: the ranks add up in another order, and the codec makes whole levels of it
-    assert np.abs(alone - alone[::-1]).mean() > 5  # two different films would show
+    difference, another = np.abs(alone - shared).mean(), np.abs(alone - alone[::-1]).mean()
+    assert difference < 0.5  # of 255: the ranks add up in another order, and the codec makes whole levels of it
+    assert difference < another / 8  # a film with other frames is farther away
 
 
 def test_impossible_requests_are_refused_before_anything_starts(desk):

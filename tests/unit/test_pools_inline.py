@@ -21,7 +21,7 @@ from stages.settings import Settings
 RETRY = RetrySettings(
     storage=3, worker_lost=1, gang_lost=1, node_lost=1, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
 )
-INLINE = InlineSettings(kind="inline", jobs_in_flight=1, retry=RETRY)
+INLINE = InlineSettings(kind="inline", jobs_in_flight=1, threads=1, retry=RETRY)
 CHUNKS = tuple(Chunk(index, Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
 CLIP = Clip(0, Span(0, 3), CHUNKS)
 
