@@ -83,6 +83,13 @@ def sound(path: Path) -> np.ndarray:
         return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)[0]
 
 
+def generated(root: Path) -> np.ndarray:
+    """The frames of a film of one segment as the denoiser gave them: the film's own encoder makes whole levels of the last bits."""
+    (commit,) = root.glob("cas/generate/*/*/_commit.json")
+    chunks = json.loads(commit.read_text())["record"]["chunks"]
+    return np.concatenate([frames(Path(chunk["picture"]["uri"])) for chunk in chunks]).astype(int)
+
+
 def made(events: list[dict[str, Any]], what: str) -> Counter[str]:
     return Counter(event["stage"] for event in events if event["what"] == what)
 
@@ -210,11 +217,10 @@ def test_a_gang_of_two_makes_the_same_film(desk):
     one = desk.dub("run", f"catalogue={catalogue}", desk.root("one"), "generate.sampler.steps=2", "pools=inline")
     two = desk.dub("run", f"catalogue={catalogue}", desk.root("two"), "generate.sampler.steps=2", "generate/parallel=ulysses_2")
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    alone, shared = (frames(desk.folder / root / "films" / "interview.mp4").astype(int) for root in ("one", "two"))
+    alone, shared = (generated(desk.folder / root) for root in ("one", "two"))
     assert alone.shape == shared.shape
-    difference, another = np.abs(alone - shared).mean(), np.abs(alone - alone[::-1]).mean()
-    assert difference < 0.5  # of 255: the ranks add up in another order, and the codec makes whole levels of it
-    assert difference < another / 8  # a film with other frames is farther away
+    assert np.abs(alone - shared).mean() < 0.05  # levels of 255: two ranks may add up in another order than one
+    assert np.abs(alone - alone[::-1]).mean() > 1  # other frames would show
 
 
 def test_impossible_requests_are_refused_before_anything_starts(desk):
