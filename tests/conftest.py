@@ -1,9 +1,13 @@
 """What tests of every kind may ask for."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
+
+# Read when torch is first imported. Tests that run ranks in threads would else start cores times ranks threads, which wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pipeline.storage import Storage, StorageSettings
 
