@@ -64,7 +64,7 @@ class Paper:
         pixels = self._pixels(points)
         thick = max(1, round(width * self.frame.scale * self.unit))
         self.pen.line(pixels, fill=colour, width=thick, joint="curve")
-        for x, y in (pixels[0], pixels[-1]):
+        for x, y in (pixels[:2], pixels[-2:]):
             self.pen.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=colour)
 
     def glow(self, x: float, y: float, radius: float, colour: Colour, strength: float) -> None:
@@ -90,8 +90,9 @@ class Paper:
         """The picture at its own size."""
         return self.image.resize(self.size, Image.Resampling.BOX)
 
-    def _pixels(self, points: Points) -> list[tuple[float, float]]:
-        return [(float(x), float(y)) for x, y in self.frame(points) * self.unit]
+    def _pixels(self, points: Points) -> list[float]:
+        """x and y of each point, one after the other, as Pillow wants them."""
+        return (self.frame(points) * self.unit).ravel().tolist()
 
 
 def oval(x: float, y: float, rx: float, ry: float) -> Points:
@@ -105,11 +106,9 @@ def smooth(points: Sequence[tuple[float, float]], *, closed: bool) -> Points:
     p = np.array(points, dtype=np.float64)
     p = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1], p, p[-1:]])
     t = np.linspace(0, 1, 14, endpoint=False)[:, None]
-    pieces = [
-        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        for a, b, c, d in zip(p[:-3], p[1:-2], p[2:-1], p[3:], strict=True)
-    ]
-    return np.concatenate(pieces if closed else [*pieces, p[-1:]])
+    a, b, c, d = (p[start : len(p) - 3 + start, None] for start in range(4))
+    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return np.concatenate([*curve, p[-1:]][: None if not closed else -1])
 
 
 def mirrored(points: Points) -> Points:

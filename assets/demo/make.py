@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from assets.demo.scenes import interview, meadow, moment, studio
+from assets.demo.scenes import interview, meadow, moment, portrait, studio
 from stages.media.encode import add_picture, create
 from stages.media.sound import as_frame, write_flac
 
@@ -39,6 +39,7 @@ class Line:
 
 
 LINES = {
+    "poem": Line("Good evening. Somebody drew me this morning, and now I can talk.", "en-gb+f2", 150, 58),
     "greeting": Line("Hello. I am a photograph, and now I can talk.", "en-us+f3", 150, 52),
     "report": Line("Good evening. The same report, in another language, with lips that follow.", "en-us+f4", 160, 55),
     "host": Line("Welcome. Who speaks first?", "en-gb+m3", 155, 40),
@@ -96,6 +97,7 @@ def main() -> None:
         write_flac(folder / f"{name}.flac", [speak(line)[None]], RATE, "mono")
     original = speak(ORIGINAL)
     write_footage(folder / "footage.mp4", shots(mouth_of(original, END)), original)
+    portrait(480, 480).save(folder / "portrait.png", optimize=True)
     picture, boxes = interview(640, 384)
     picture.save(folder / "interview.png", optimize=True)
     print("interview.png:", *([box.x_min, box.y_min, box.x_max, box.y_max] for box in boxes))

@@ -8,6 +8,8 @@ import numpy as np
 from assets.demo.drawing import Colour, Frame, Paper, Points, mirrored, oval, shade, smooth
 
 FACE_RX, FACE_RY = 0.40, 0.50  # half of the face, in units of the head; the chin is at y = FACE_RY
+NECK = 0.45  # below the head's centre: what it turns about
+FEATURES = 0.045  # how far the eyes move across the face as Pose.shift goes from 0 to 1
 
 
 class Hair(Enum):
@@ -47,7 +49,7 @@ class Pose:
 def draw_person(paper: Paper, looks: Looks, pose: Pose) -> None:
     """Head and shoulders. The head is one unit high and its centre lies at the origin."""
     # The head turns about the neck, not about its own centre.
-    neck = np.array([[0.0, 0.45]])
+    neck = np.array([[0.0, NECK]])
     x, y = (neck - Frame(angle=pose.turn)(neck))[0]
     head = Frame(float(x), float(y) - 0.012 * pose.breath, angle=pose.turn)
     top = paper.within(head)
@@ -112,8 +114,8 @@ def _beard(paper: Paper, looks: Looks) -> None:
 
 
 def _mouth(paper: Paper, looks: Looks, pose: Pose) -> None:
-    half = 0.105 + 0.050 * pose.wide - 0.012 * pose.mouth
-    opening = 0.150 * pose.mouth
+    half = 0.122 + 0.050 * pose.wide - 0.012 * pose.mouth
+    opening = 0.156 * pose.mouth
     x = np.linspace(-1, 1, 40)
     middle = 0.268 + 0.012 * pose.mouth
     corner = -0.020 * x**2 * (1 - pose.mouth)  # at rest the corners are up
@@ -129,8 +131,8 @@ def _mouth(paper: Paper, looks: Looks, pose: Pose) -> None:
     between(upper - 0.030 * round_lips + 0.010 * bow * np.exp(-(8 * x**2)), upper + 0.004, looks.lips)
     between(lower - 0.004, lower + 0.038 * round_lips, shade(looks.lips, 1.12))
     if pose.mouth > 0.04:
-        between(upper, lower, (74, 22, 30))
-        between(np.maximum(upper, lower - 0.045 * (1 - x**2) * min(1.0, 2 * pose.mouth)), lower, (206, 92, 98))  # tongue
+        between(upper, lower, (44, 10, 18))
+        between(np.maximum(upper, lower - 0.045 * (1 - x**2) * min(1.0, 2 * pose.mouth)), lower, (196, 84, 92))  # tongue
         between(upper, np.minimum(upper + 0.036 * round_lips, lower), (250, 246, 238))  # teeth
     else:
         paper.stroke(np.stack([across, middle + corner], 1), 0.013, shade(looks.lips, 0.62))
@@ -138,7 +140,7 @@ def _mouth(paper: Paper, looks: Looks, pose: Pose) -> None:
 
 def _eyes(paper: Paper, looks: Looks, pose: Pose) -> None:
     for side in (-1, 1):
-        x0, y0 = side * 0.168 + 0.045 * pose.shift, -0.055
+        x0, y0 = side * 0.168 + FEATURES * pose.shift, -0.055
         paper.ellipse(x0, y0, 0.078, 0.056, (250, 250, 247))
         look = x0 + 0.020 * pose.shift
         paper.ellipse(look, y0 + 0.002, 0.043, 0.047, looks.iris)

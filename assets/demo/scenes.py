@@ -12,6 +12,7 @@ from stages.records import Box
 
 REPORTER = Looks((242, 196, 164), (176, 62, 34), (64, 132, 92), (196, 74, 78), (38, 88, 108), (250, 240, 222), Hair.BOB)
 HOST = Looks((150, 98, 68), (44, 32, 34), (72, 44, 30), (146, 70, 66), (224, 164, 62), (250, 246, 238), Hair.SHORT, beard=True)
+POET = Looks((204, 150, 108), (52, 36, 40), (84, 60, 44), (190, 84, 82), (44, 92, 84), (246, 238, 220), Hair.BOB)
 GUEST = Looks((248, 208, 178), (92, 60, 40), (70, 108, 150), (206, 84, 92), (146, 64, 92), (238, 226, 236), Hair.BUN, glasses=True)
 
 
@@ -20,7 +21,7 @@ def studio(width: int, height: int, seconds: float, pose: Pose) -> Image.Image:
     near = 0.08 * seconds
     paper = Paper(width, height, camera(_room(width, height), -0.05 + 0.05 * seconds, 0.0, 1.02 + 0.3 * near))
     middle = width / height / 2
-    person = paper.within(Frame(middle - 0.10 + 0.02 * seconds, 0.50 + 0.10 * near, 0.44 * (1 + near)))
+    person = paper.within(Frame(middle - 0.10 + 0.02 * seconds, 0.50 + 0.06 * near, 0.60 * (1 + near)))
     draw_person(person, REPORTER, pose)
     paper.glow(0.18, 0.12, 0.9, (255, 214, 150), 0.22)
     return paper.finished()
@@ -30,9 +31,20 @@ def meadow(width: int, height: int, seconds: float, pose: Pose) -> Image.Image:
     """The reporter outdoors, closer; the camera wanders along the hills."""
     paper = Paper(width, height, camera(_hills(width, height), -0.35 + 0.22 * seconds, 0.1, 1.18))
     middle = width / height / 2
-    person = paper.within(Frame(middle + 0.17 - 0.035 * seconds, 0.50, 0.60))
+    person = paper.within(Frame(middle + 0.17 - 0.035 * seconds, 0.52, 0.70))
     draw_person(person, REPORTER, pose)
     paper.glow(1.35, 0.05, 1.0, (190, 226, 255), 0.20)
+    return paper.finished()
+
+
+def portrait(width: int, height: int) -> Image.Image:
+    """The poet before an evening sky, looking at us."""
+    paper = Paper(width, height)
+    paper.sky((72, 84, 150), (240, 170, 130))
+    for x, y, radius, colour in ((0.16, 0.24, 0.13, (250, 214, 160)), (0.88, 0.62, 0.20, (120, 92, 140)), (0.05, 0.80, 0.22, (96, 80, 130))):
+        paper.ellipse(x * width / height, y, radius, radius, colour)
+    paper.image.paste(paper.blurred(0.012))
+    draw_person(paper.within(Frame(0.5 * width / height, 0.49, 0.68)), POET, Pose())
     return paper.finished()
 
 
@@ -42,8 +54,8 @@ def interview(width: int, height: int) -> tuple[Image.Image, tuple[Box, Box]]:
     _recording_room(paper)
     wide = width / height
     places = [
-        (HOST, Frame(0.30 * wide, 0.42, 0.42), Pose(turn=0.03, shift=0.55)),
-        (GUEST, Frame(0.70 * wide, 0.43, 0.41), Pose(turn=-0.03, shift=-0.55)),
+        (HOST, Frame(0.27 * wide, 0.42, 0.56), Pose(turn=0.03, shift=0.55)),
+        (GUEST, Frame(0.73 * wide, 0.44, 0.55), Pose(turn=-0.03, shift=-0.55)),
     ]
     for looks, place, pose in places:
         draw_person(paper.within(place), looks, pose)
@@ -145,7 +157,7 @@ def _recording_room(paper: Paper) -> None:
 
 def _microphone(paper: Paper, x: float, side: int) -> None:
     """A table microphone that leans towards its speaker."""
-    base, tip = (x, 0.93), (x + side * 0.055, 0.73)
+    base, tip = (x, 0.95), (x + side * 0.04, 0.83)
     paper.ellipse(base[0], base[1], 0.055, 0.016, (34, 32, 42))
     paper.stroke(np.array([base, tip]), 0.012, (50, 48, 60))
     paper.stroke(np.array([tip, (tip[0] + side * 0.030, tip[1] - 0.055)]), 0.060, (42, 40, 52))

@@ -1,7 +1,10 @@
-"""Teaches the video autoencoder: single pictures first, then clips.
+"""Teaches the video autoencoder: single pictures first, then clips, then windows that go on from one another.
 
 Learning from clips at once gets nowhere in the time there is. So the temporal kernels begin with all their weight on the present frame, where
 a picture costs what a two-dimensional network would; the picture autoencoder that comes out is a video autoencoder already, only a poor one.
+
+When a film is made, a window goes on from frames that were decoded, encoded again and decoded again. What changes on that way is seen as a
+snap where windows meet, so the last stage teaches that what was decoded once must stay as it is and what follows must fit.
 """
 
 from pathlib import Path
@@ -10,19 +13,36 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanRMS_norm
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanRMS_norm, patchify, unpatchify
 from einops import rearrange
 from torch import Tensor, nn
 
-from assets.tiny_bundle.clips import COUNTS, SHAPES, WINDOW, load_corpus, open_frames, scene
-from assets.tiny_bundle.faces import HEIGHT, mouth_box
-from assets.tiny_bundle.make import CODEC
-from assets.tiny_bundle.trainer import Crew, Plan, train
+from assets.tiny_bundle.clips import ADVANCE, CLIP, COUNTS, SHAPES, WINDOW, load_corpus, open_frames, scene
+from assets.tiny_bundle.trainer import Crew, Plan, finished, train
 
+PATCH = 2
+CODEC = dict(
+    base_dim=16,
+    decoder_base_dim=24,
+    z_dim=16,
+    dim_mult=[1, 2, 4],
+    num_res_blocks=1,
+    temperal_downsample=[True, True],
+    patch_size=PATCH,  # as Wan 2.2 has it: the network's finest level has half the picture's size, which leaves time for more channels
+    in_channels=3 * PATCH**2,
+    out_channels=3 * PATCH**2,
+)
 HELD_OUT = 16  # clips of each shape that no network learns from
 SIGMA = 0.05  # of the noise on the latents while learning, so that near latents mean near pictures
-PICTURES = Plan(seed=11, steps=1000, muon=3e-3, adam=1.5e-3, hold=0.5)
-CLIPS = Plan(seed=12, steps=1700, muon=2e-3, adam=1e-3, hold=0.5)
+PLANS = {
+    "pictures": Plan(seed=11, steps=900, muon=3e-3, adam=1.5e-3, hold=0.6, on_gpu=3),
+    "clips": Plan(seed=12, steps=1500, muon=2e-3, adam=1e-3, hold=0.7, average=0.99, on_gpu=3),
+    "seams": Plan(seed=13, steps=550, muon=1.2e-3, adam=6e-4, hold=0.2, average=0.99, on_gpu=3),
+}
+FIRST, SECOND = slice(0, 17), slice(8, 21)  # frames of the two windows from which `seams` learns: shorter than true ones, with as many in common
+CROP = 64  # pixels: what is learnt from at a time
+AT_MOUTHS = 0.7  # of the crops
+MOUTH = 4  # times as heavy as the rest of the picture
 LAYOUT = torch.channels_last_3d  # twice as fast as the default on CPUs, in bfloat16
 
 
@@ -66,16 +86,18 @@ def whole(network: AutoencoderKLWan) -> AutoencoderKLWan:
 
 def encode(network: AutoencoderKLWan, video: Tensor) -> Tensor:
     """The mean latents [B, 16, T, H/8, W/8] of `video` [B, 3, F, H, W] in [-1, 1], not normalised."""
-    return network.quant_conv(network.encoder(video))[:, :16]
+    patches = patchify(video, PATCH).contiguous(memory_format=LAYOUT)
+    return network.quant_conv(network.encoder(patches))[:, :16]
 
 
 def decode(network: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    return network.decoder(network.post_quant_conv(latents))
+    """The frames of raw `latents`, not clamped."""
+    return unpatchify(network.decoder(network.post_quant_conv(latents.contiguous(memory_format=LAYOUT))), PATCH)
 
 
 def begin() -> AutoencoderKLWan:
     """A network whose temporal kernels look at the present alone."""
-    torch.manual_seed(PICTURES.seed)
+    torch.manual_seed(PLANS["pictures"].seed)
     network = whole(AutoencoderKLWan(**CODEC))
     with torch.no_grad():
         network.quant_conv.weight[16:] = 0  # the posterior's deviation is not learnt: nobody draws from it
@@ -97,25 +119,28 @@ def begin() -> AutoencoderKLWan:
 class Footage:
     """Batches of drawn clips with a weight for each pixel: mouths are small and matter most."""
 
-    def __init__(self, folder: Path, shape: str) -> None:
+    def __init__(self, folder: Path) -> None:
         corpus = load_corpus(folder)
-        self.frames = open_frames(folder, shape)
-        self.width = SHAPES[shape]
-        self.boxes = [mouth_box(scene(index, shape, corpus)[0].portrait) for index in range(COUNTS[shape])]
+        self.frames = {shape: open_frames(folder, shape) for shape in SHAPES}
+        self.mouths = {shape: [scene(index, shape, corpus).mouths for index in range(COUNTS[shape])] for shape in SHAPES}
+        areas = np.array([COUNTS[shape] * np.prod(SHAPES[shape]) for shape in SHAPES])
+        self.shares = areas / areas.sum()
 
-    def batch(self, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Video [B, 3, frames, H, W] in [-1, 1] and weights [B, 1, frames, H, W].
+    def crops(self, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Pieces of pictures: video [B, 3, frames, CROP, CROP] in [-1, 1] and weights [B, 1, frames, CROP, CROP].
 
         Some are one picture and then grey, as the denoiser is told its reference.
         """
         videos, weights = [], []
         for _ in range(size):
-            index = int(rng.integers(HELD_OUT, len(self.boxes)))
-            start = int(rng.integers(0, self.frames.shape[1] - frames))
-            video = as_video(self.frames[index, start : start + frames])
-            weight = torch.ones(1, frames, HEIGHT, self.width)
-            weight[:, :, *self.boxes[index]] = 4
-            if frames > 1 and rng.random() < 0.1:
+            shape = self.shape(rng)
+            index = int(rng.integers(HELD_OUT, COUNTS[shape]))
+            start = int(rng.integers(0, CLIP + 1 - frames))
+            where = self.corner(rng, shape, index)
+            rows, columns = (slice(edge, edge + CROP) for edge in where)
+            video = as_video(self.frames[shape][index, start : start + frames, rows, columns])
+            weight = self.weight(shape, index)[:, rows, columns].unsqueeze(1).repeat(1, frames, 1, 1)
+            if frames > 1 and rng.random() < 0.06:
                 video[:, 1:] = 0
                 weight[:, 1:] = 0.15
             if rng.random() < 0.5:
@@ -123,6 +148,31 @@ class Footage:
             videos.append(video)
             weights.append(weight)
         return torch.stack(videos), torch.stack(weights)
+
+    def shape(self, rng: np.random.Generator) -> str:
+        """A shape, by how many pixels the clips of each have."""
+        return list(SHAPES)[int(rng.choice(len(SHAPES), p=self.shares))]
+
+    def corner(self, rng: np.random.Generator, shape: str, index: int) -> tuple[int, int]:
+        """The upper left corner of a crop, which mostly has a mouth in it."""
+        room = [side - CROP for side in SHAPES[shape]]
+        if rng.random() > AT_MOUTHS:
+            return int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
+        mouths = self.mouths[shape][index]
+        box = mouths[int(rng.integers(len(mouths)))]
+        at = [(side.start + side.stop - CROP) / 2 + rng.uniform(-14, 14) for side in box]
+        return int(np.clip(round(at[0]), 0, room[0])), int(np.clip(round(at[1]), 0, room[1]))
+
+    def weight(self, shape: str, index: int) -> Tensor:
+        """[1, height, width]: how much each pixel of a clip matters."""
+        weight = torch.ones(1, *SHAPES[shape])
+        for rows, columns in self.mouths[shape][index]:
+            weight[:, rows, columns] = MOUTH
+        return weight
+
+    def held_out(self, frames: int) -> Tensor:
+        """The beginnings of clips that nobody learns from."""
+        return torch.stack([as_video(self.frames["square"][index, :frames]) for index in range(4)])
 
 
 def as_video(frames: np.ndarray) -> Tensor:
@@ -132,41 +182,69 @@ def as_video(frames: np.ndarray) -> Tensor:
 
 def likeness_loss(made: Tensor, video: Tensor, weights: Tensor) -> Tensor:
     """Mean absolute difference of colours, and of their edges."""
-    colours = (weights * (made - video).abs()).mean() / weights.mean()
     wrong = made - video
-    edges = wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean()
-    return colours + 0.5 * edges
+    down, across = wrong.diff(dim=-2).abs() * weights[..., 1:, :], wrong.diff(dim=-1).abs() * weights[..., 1:]
+    return ((weights * wrong.abs()).mean() + 0.5 * (down.mean() + across.mean())) / weights.mean()
 
 
 @torch.no_grad()
-def decibels(network: AutoencoderKLWan, footage: Footage, frames: int) -> float:
-    """The likeness (PSNR) of held-out clips behind the autoencoder."""
-    videos = torch.stack([as_video(footage.frames[index, :frames]) for index in range(8)]).to(network.device)
-    made = decode(network, encode(network, videos)).clamp(-1, 1)
-    return float(-10 * torch.log10(((made - videos) / 2).square().mean()))
+def report_of(network: AutoencoderKLWan, footage: Footage, frames: int) -> str:
+    """The likeness (PSNR) of held-out clips behind the autoencoder and, of clips, how much more the picture changes where windows meet."""
+    videos = footage.held_out(CLIP).to(network.device)
+    with torch.autocast(network.device.type, torch.bfloat16):
+        made = decode(network, encode(network, videos[:, :, :frames])).float().clamp(-1, 1)
+        told = f"{-10 * torch.log10(((made - videos[:, :, :frames]) / 2).square().mean()):.2f} dB"
+        if frames == 1:
+            return told
+        known = encode(network, made[:, :, ADVANCE:])
+        following = encode(network, videos[:, :, ADVANCE:])[:, :, known.shape[2] :]
+        after = decode(network, torch.cat([known, following], dim=2)).float().clamp(-1, 1)[:, :, WINDOW - ADVANCE :]
+    changes = torch.cat([made, after], dim=2).diff(dim=2).abs().mean(dim=(1, 3, 4))
+    return f"{told}, seams {(changes[:, WINDOW - 1] / changes.mean(dim=1)).mean():.2f}"
 
 
-def learn(folder: Path, crew: Crew, stage: str) -> AutoencoderKLWan:
-    """The autoencoder after its first stage ("pictures") or its second ("clips")."""
-    pictures = stage == "pictures"
-    footage = Footage(folder, "square")
-    network = begin() if pictures else learn(folder, crew, "pictures")
+def learn(folder: Path, crew: Crew, stage: str = "seams") -> AutoencoderKLWan:
+    """The autoencoder after one of its stages in `PLANS`."""
+    before = list(PLANS)[: list(PLANS).index(stage)]
+    network = learn(folder, crew, before[-1]) if before else begin()
     network.to(crew.device)
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             module.weight.data = module.weight.data.contiguous(memory_format=LAYOUT)
+    path = folder / f"autoencoder_{stage}.pt"
+    plan = PLANS[stage].on(crew.device)
+    if finished(path, network, plan):
+        return network
+    footage = Footage(folder)
+    size, frames = {"pictures": (16, 1), "clips": (8, 9), "seams": (4, SECOND.stop)}[stage]
 
-    def loss(rng: np.random.Generator, progress: float) -> Tensor:
-        size, frames = (16, 1) if pictures else (8, 9) if progress < 0.85 else (4, 17)
-        video, weights = (tensor.to(crew.device, memory_format=LAYOUT) for tensor in footage.batch(rng, size // crew.ranks, frames))
-        with torch.autocast(crew.device.type, torch.bfloat16):
-            latents = encode(network, video)
-            made = decode(network, latents + SIGMA * torch.randn_like(latents))
-        return likeness_loss(made.float(), video, weights) + 1e-4 * latents.float().square().mean()
+    def loss(rng: np.random.Generator, _: float) -> Tensor:
+        video, weights = (tensor.to(crew.device) for tensor in footage.crops(rng, crew.share(size), frames))
+        return seam_loss(network, video, weights) if stage == "seams" else alone_loss(network, video, weights)[0]
 
-    def report() -> str:
-        return f"{decibels(network, footage, 1 if pictures else WINDOW):.2f} dB"
-
-    plan = PICTURES if pictures else CLIPS
-    train(network, loss, plan, folder / f"autoencoder_{stage}.pt", crew, report)
+    train(network, loss, plan, path, crew, lambda: report_of(network, footage, 1 if stage == "pictures" else WINDOW))
     return network
+
+
+def alone_loss(network: AutoencoderKLWan, video: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """How unlike the video it is behind the autoencoder, and what it is there."""
+    with torch.autocast(video.device.type, torch.bfloat16):
+        latents = encode(network, video)
+        made = decode(network, latents + SIGMA * torch.randn_like(latents)).float()
+    return likeness_loss(made, video, weights) + 1e-4 * latents.float().square().mean(), made
+
+
+def seam_loss(network: AutoencoderKLWan, video: Tensor, weights: Tensor) -> Tensor:
+    """The loss of a window, and of one that goes on from its decoded frames: they stay as they are, and what follows them fits."""
+    first, motion = video[:, :, FIRST], FIRST.stop - SECOND.start
+    wrong, made = alone_loss(network, first, weights[:, :, FIRST])
+    known = made.detach().clamp(-1, 1)[:, :, -motion:]
+    with torch.autocast(video.device.type, torch.bfloat16):
+        latents = encode(network, known)
+        following = encode(network, video[:, :, SECOND])[:, :, latents.shape[2] :]
+        following = following + SIGMA * torch.randn_like(following)
+        second = decode(network, torch.cat([latents, following], dim=2)).float()
+    kept = likeness_loss(second[:, :, :motion], known, weights[:, :, :motion])
+    new = likeness_loss(second[:, :, motion:], video[:, :, FIRST.stop :], weights[:, :, FIRST.stop :])
+    seam = (second[:, :, motion:] - made[:, :, -1:]) - (video[:, :, FIRST.stop :] - first[:, :, -1:])
+    return wrong + kept + 0.5 * new + 3 * seam.abs().mean()

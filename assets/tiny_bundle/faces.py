@@ -1,23 +1,25 @@
-"""Drawn people to learn from: anybody, anywhere, who moves and talks; and how far a mouth in a picture is open."""
+"""Drawn people to learn from: anybody, anywhere, alone or two together, who move and talk before a camera."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from scipy.ndimage import gaussian_filter
 
-from assets.demo.drawing import Colour, Frame, Paper
-from assets.demo.people import Hair, Looks, Pose, draw_person
+from assets.demo.drawing import Colour, Frame, Paper, camera
+from assets.demo.people import FACE_RX, FACE_RY, FEATURES, NECK, Hair, Looks, Pose, draw_person
 from assets.tiny_bundle.voices import Curve
+from stages.records import Box
 
 Frames = NDArray[np.uint8]  # [n, height, width, 3]
+Size = tuple[int, int]  # height and width in pixels
 
 FPS = 25
-HEIGHT = 64
-WIDE_OPEN = 1.35  # the opening, in the drawing's own unit, of openness 1
+SIDE = 96  # the short side of every picture
+WIDE_OPEN = 1.45  # the opening, in the drawing's own unit, of openness 1
 
-SKINS = ((255, 222, 196), (244, 202, 168), (230, 180, 138), (204, 150, 108), (166, 112, 78), (124, 82, 58), (96, 62, 46))
+SKINS = ((255, 222, 196), (244, 202, 168), (230, 180, 138), (204, 150, 108), (166, 112, 78), (134, 92, 66), (110, 74, 56))
 HAIRS = (
     (34, 26, 24),
     (72, 46, 30),
@@ -31,22 +33,35 @@ HAIRS = (
     (150, 60, 110),
 )
 IRISES = ((72, 44, 30), (64, 132, 92), (70, 108, 150), (96, 82, 60), (60, 60, 70))
+LIPS = np.array((204, 72, 82))
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """One of the people in a picture."""
+
+    looks: Looks
+    place: Frame  # of the head, in units of the picture's height
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """Somebody in a place."""
+    """One or two people in a place, the left one first."""
 
-    looks: Looks
-    place: Frame  # of the head, in units of the picture's height
+    sitters: tuple[Sitter, ...]
     stretch: float  # of the whole picture, in width
-    backdrop: Image.Image
-    width: int
+    backdrop: int  # the seed of what is behind them
+    size: Size
+
+    @property
+    def drawn_width(self) -> int:
+        """The width at which it is drawn before it is stretched to its size."""
+        return round(self.size[1] * self.stretch)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How the head moves and the eyes blink: one value per frame."""
+    """How a head moves and its eyes blink: one value per frame."""
 
     x: Curve
     y: Curve
@@ -55,9 +70,56 @@ class Motion:
     lids: Curve
     brows: Curve
 
+    def at(self, frames: Sequence[int] | NDArray[np.integer]) -> "Motion":
+        return Motion(**{name: getattr(self, name)[frames] for name in self.__dataclass_fields__})
 
-def anybody(rng: np.random.Generator, width: int = HEIGHT) -> Portrait:
-    """A person who was never there before."""
+
+@dataclass(frozen=True)
+class Act:
+    """What one person does: the mouth, 0 shut to 1 wide open and 0 round to 1 broad, and the head; one value per frame."""
+
+    openness: Curve
+    width: Curve
+    moved: Motion
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the camera looks: parts of the room it has to either side, -0.5 to 0.5, and how much it magnifies; one value per frame."""
+
+    x: Curve
+    y: Curve
+    zoom: Curve
+
+    def at(self, frames: Sequence[int] | NDArray[np.integer]) -> "Camera":
+        return Camera(self.x[frames], self.y[frames], self.zoom[frames])
+
+
+def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE)) -> Portrait:
+    """Somebody alone, who was never there before."""
+    across = size[1] / size[0]
+    stretch = float(rng.uniform(0.92, 1.08))
+    scale = float(rng.uniform(0.60, 0.80)) if across >= 1 else float(rng.uniform(0.46, 0.58))
+    middle = across / 2 * stretch
+    free = max(middle - 0.56 * scale, 0.0)
+    x = middle + float(rng.uniform(-0.02, 0.02) + rng.uniform(-free, free) * 0.8)
+    y = float(rng.uniform(0.46, 0.53)) if across >= 1 else float(rng.uniform(0.40, 0.55))
+    return Portrait((Sitter(somebody(rng), Frame(x, y, scale)),), stretch, int(rng.integers(2**31)), size)
+
+
+def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2)) -> Portrait:
+    """Two people side by side."""
+    across = size[1] / size[0]
+    stretch = float(rng.uniform(0.95, 1.05))
+    sitters = []
+    for place in (0.265, 0.735):
+        scale = float(rng.uniform(0.54, 0.63)) * across / 1.5
+        x = (place + float(rng.uniform(-0.015, 0.015))) * across * stretch
+        sitters.append(Sitter(somebody(rng), Frame(x, float(rng.uniform(0.44, 0.54)), scale)))
+    return Portrait(tuple(sitters), stretch, int(rng.integers(2**31)), size)
+
+
+def somebody(rng: np.random.Generator) -> Looks:
     looks = Looks(
         skin=near(rng, SKINS, 10),
         hair=near(rng, HAIRS, 14),
@@ -66,42 +128,35 @@ def anybody(rng: np.random.Generator, width: int = HEIGHT) -> Portrait:
         coat=colour(rng),
         shirt=colour(rng, 120),
         cut=list(Hair)[int(rng.integers(len(Hair)))],
-        beard=bool(rng.random() < 0.3),
+        beard=bool(rng.random() < 0.25),
         glasses=bool(rng.random() < 0.2),
     )
-    red = np.array(looks.skin) * (0.86, 0.46, 0.48) + (10, 0, 0) + rng.uniform(-14, 14, 3)
-    looks = replace(looks, lips=as_colour(red), beard=looks.beard and looks.cut is Hair.SHORT)
-    scale = float(rng.uniform(0.52, 0.80))
-    stretch = float(rng.uniform(0.90, 1.10))
-    middle = width / HEIGHT / 2 * stretch
-    free = max(middle - 0.62 * scale, 0.0)
-    x = middle + float(rng.uniform(-0.04, 0.04) + rng.uniform(-free, free) * 0.8)
-    y = float(np.clip(rng.uniform(0.44, 0.54), 0.28, 0.94 - 0.5 * scale))
-    return Portrait(looks, Frame(x, y, scale), stretch, backdrop(rng, round(width * stretch)), width)
+    red = 0.30 * np.array(looks.skin) + 0.70 * LIPS + rng.uniform(-16, 16, 3)  # stands out on light skin and on dark
+    return replace(looks, lips=as_colour(red), beard=looks.beard and looks.cut is Hair.SHORT)
 
 
-def backdrop(rng: np.random.Generator, width: int) -> Image.Image:
+def backdrop(portrait: Portrait) -> Image.Image:
     """A gradient with blurred shapes, at the drawing's large size."""
-    paper = Paper(width, HEIGHT)
+    rng = np.random.default_rng(portrait.backdrop)
+    height = portrait.size[0]
+    paper = Paper(portrait.drawn_width, height)
     paper.sky(colour(rng), colour(rng))
     for _ in range(int(rng.integers(0, 6))):
-        x, y = rng.uniform(0, width / HEIGHT), rng.uniform(0, 1)
+        x, y = rng.uniform(0, portrait.drawn_width / height), rng.uniform(0, 1)
         if rng.random() < 0.5:
             radius = rng.uniform(0.04, 0.25)
             paper.ellipse(x, y, radius, radius * rng.uniform(0.6, 1.4), colour(rng))
         else:
             paper.rectangle(x, y, rng.uniform(0.05, 0.5), rng.uniform(0.05, 0.5), colour(rng))
-    return paper.image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.008, 0.03)) * paper.unit))
+    return paper.image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.010, 0.03)) * paper.unit))
 
 
-def motion(rng: np.random.Generator, frames: int, openness: Curve) -> Motion:
-    """Slow sway, a nod with the voice, a blink every few seconds."""
-    seconds = np.arange(frames) / FPS
+def motion(rng: np.random.Generator, openness: Curve, lively: float = 1.0) -> Motion:
+    """Slow sway, a nod with the voice, a blink every few seconds; `lively` times as much sway as people who sit for a portrait."""
+    frames = len(openness)
 
     def sway(size: float) -> Curve:
-        waves = ((0.15, 1.0), (0.33, 0.6), (0.6, 0.2))
-        parts = [part * np.sin(2 * np.pi * (rate * rng.uniform(0.8, 1.2) * seconds + rng.random())) for rate, part in waves]
-        return size * np.sum(parts, axis=0)
+        return size * lively * waves(rng, frames, ((0.15, 1.0), (0.33, 0.6), (0.6, 0.2)))
 
     lids = np.ones(frames)
     blink = np.array([0.6, 0.1, 0.0, 0.2, 0.7])
@@ -114,96 +169,117 @@ def motion(rng: np.random.Generator, frames: int, openness: Curve) -> Motion:
     return Motion(sway(0.008), sway(0.006) + 0.008 * voice, sway(0.018), sway(0.15), lids, 0.4 + 0.4 * voice)
 
 
-def draw(portrait: Portrait, openness: Curve, width: Curve, moved: Motion) -> Frames:
-    """The person as they talk and move."""
-    drawn = []
-    for frame, (opening, wide) in enumerate(zip(openness, width, strict=True)):
-        paper = Paper(round(portrait.width * portrait.stretch), HEIGHT, portrait.backdrop)
-        where = replace(portrait.place, x=portrait.place.x + float(moved.x[frame]), y=portrait.place.y + float(moved.y[frame]))
-        pose = Pose(
-            turn=float(moved.turn[frame]),
-            shift=float(moved.shift[frame]),
-            mouth=WIDE_OPEN * float(opening),
-            wide=float(wide),
-            lids=float(moved.lids[frame]),
-            brows=float(moved.brows[frame]),
-        )
-        draw_person(paper.within(where), portrait.looks, pose)
-        drawn.append(np.asarray(paper.image.resize((portrait.width, HEIGHT), Image.Resampling.BOX)))
+def handheld(rng: np.random.Generator, frames: int) -> Camera:
+    """A camera that pans and zooms slowly."""
+
+    def wander(size: float) -> Curve:
+        return size * waves(rng, frames, ((0.12, 0.75), (0.31, 0.25)))
+
+    return Camera(wander(0.5), wander(0.5), 1.08 + wander(0.04))
+
+
+def waves(rng: np.random.Generator, frames: int, parts: Sequence[tuple[float, float]]) -> Curve:
+    """Sines of about the given rates (Hz) and sizes, each at a random phase."""
+    seconds = np.arange(frames) / FPS
+    return np.sum([part * np.sin(2 * np.pi * (rate * rng.uniform(0.8, 1.2) * seconds + rng.random())) for rate, part in parts], axis=0)
+
+
+def draw(portrait: Portrait, acts: Sequence[Act], filmed: Camera | None = None) -> Frames:
+    """The people as they talk and move, each by the act of the same number."""
+    under, drawn = backdrop(portrait), []
+    height, width = portrait.size
+    for frame in range(len(acts[0].openness)):
+        lens = lens_at(portrait, filmed, frame)
+        if filmed is None:
+            paper = Paper(portrait.drawn_width, height, under)
+        else:
+            seen = camera(under, float(filmed.x[frame]), float(filmed.y[frame]), float(filmed.zoom[frame]))
+            paper = Paper(portrait.drawn_width, height, seen)
+        scene = paper.within(lens)
+        for sitter, act in zip(portrait.sitters, acts, strict=True):
+            moved = act.moved
+            where = replace(sitter.place, x=sitter.place.x + float(moved.x[frame]), y=sitter.place.y + float(moved.y[frame]))
+            pose = Pose(
+                turn=float(moved.turn[frame]),
+                shift=float(moved.shift[frame]),
+                mouth=WIDE_OPEN * float(act.openness[frame]),
+                wide=float(act.width[frame]),
+                lids=float(moved.lids[frame]),
+                brows=float(moved.brows[frame]),
+            )
+            draw_person(scene.within(where), sitter.looks, pose)
+        drawn.append(np.asarray(paper.image.resize((width, height), Image.Resampling.BILINEAR)))  # as soft as a lens
     return np.stack(drawn)
 
 
-def still(portrait: Portrait, openness: Curve, width: Curve) -> Frames:
-    """The person looking straight ahead, with the mouth as given."""
-    rest = np.zeros(len(openness))
-    return draw(portrait, openness, width, Motion(rest, rest, rest, rest, rest + 1, rest + 0.4))
+def lens_at(portrait: Portrait, filmed: Camera | None, frame: int) -> Frame:
+    """Where the scene's own coordinates lie in a frame of the film."""
+    if filmed is None:
+        return Frame()
+    zoom = float(filmed.zoom[frame])
+    left = portrait.drawn_width / portrait.size[0] * (1 - 1 / zoom) * (0.5 + float(filmed.x[frame]))
+    top = (1 - 1 / zoom) * (0.5 + float(filmed.y[frame]))
+    return Frame(-left * zoom, -top * zoom, zoom)
 
 
-def mouth_box(portrait: Portrait, margin: float = 0.05) -> tuple[slice, slice]:
-    """Rows and columns of the picture where the mouth can be, `margin` heads around it included."""
-    scale, across = portrait.place.scale * HEIGHT, portrait.width / round(portrait.width * portrait.stretch)
-    x, y = portrait.place.x * HEIGHT * across, portrait.place.y * HEIGHT
-    half = (0.17 + margin) * scale * across
-    top, bottom = y + (0.20 - margin) * scale, y + (0.48 + margin) * scale
-    return slice(max(int(top), 0), min(int(np.ceil(bottom)), HEIGHT)), slice(max(int(x - half), 0), min(int(np.ceil(x + half)), portrait.width))
+def heads(portrait: Portrait, acts: Sequence[Act], filmed: Camera | None = None) -> Curve:
+    """Where the faces are drawn: [people, frames, 3] of x and y of the middle between eyes and nose and the head's height, in pixels.
+
+    A head turns about the neck, and its features move across it, both of which move the middle sideways.
+    """
+    height, width = portrait.size
+    across = width / portrait.drawn_width
+    found = np.zeros((len(acts), len(acts[0].openness), 3))
+    for frame in range(found.shape[1]):
+        lens = lens_at(portrait, filmed, frame)
+        for person, (sitter, act) in enumerate(zip(portrait.sitters, acts, strict=True)):
+            aside = NECK * np.sin(act.moved.turn[frame]) + FEATURES * act.moved.shift[frame]
+            at = np.array([sitter.place.x + act.moved.x[frame] + sitter.place.scale * aside, sitter.place.y + act.moved.y[frame]])
+            x, y = lens(at[None])[0] * height
+            found[person, frame] = x * across, y, sitter.place.scale * lens.scale * height
+    return found
 
 
-@dataclass(frozen=True)
-class MouthMeter:
-    """Tells how far a known person's mouth is open, by the drawing of them that fits best: 0 drawn shut, 1 wide open."""
-
-    levels: Curve
-    drawings: NDArray[np.float32]  # [levels, variants, pixels]: without their mean colour, for only shapes tell
-    rows: slice
-    columns: slice
-
-    @staticmethod
-    def of(portrait: Portrait, reach: float = 3.0) -> "MouthMeter":
-        """Drawings of `portrait` at every openness, moved by up to `reach` pixels in steps of a half, with rounder and broader mouths."""
-        levels = np.linspace(0, 1.2, 13)
-        rows, columns = mouth_box(portrait, 0.02)
-        steps = np.arange(-reach, reach + 0.5, 0.5)
-        variants = []
-        for wide in (0.3, 0.5, 0.75):
-            pictures = softened(still(portrait, levels, np.full(len(levels), wide)))
-            variants += [shifted(pictures, dy, dx)[:, rows, columns] for dy in steps for dx in steps]
-        return MouthMeter(levels, without_mean(np.stack(variants, axis=1)), rows, columns)
-
-    def __call__(self, frames: Frames) -> Curve:
-        """The openness in each of `frames` [n, height, width, 3]."""
-        seen = without_mean(softened(frames)[:, self.rows, self.columns])
-        products = np.einsum("lvp,fp->flv", self.drawings, seen, optimize=True)
-        errors = (np.square(self.drawings).sum(axis=-1) - 2 * products).min(axis=2)
-        return np.array([self.between(row) for row in errors])
-
-    def between(self, errors: Curve) -> float:
-        """The level of least error, to a part of a step: the lowest point of a parabola through it and its neighbours."""
-        best = int(errors.argmin())
-        if best in (0, len(errors) - 1):
-            return float(self.levels[best])
-        before, at, after = errors[best - 1 : best + 2]
-        offset = 0.5 * (before - after) / (before - 2 * at + after)
-        return float(self.levels[best] + offset * (self.levels[1] - self.levels[0]))
+def resting(frames: int) -> Motion:
+    """Looking straight ahead."""
+    rest = np.zeros(frames)
+    return Motion(rest, rest, rest, rest, rest + 1, rest + 0.4)
 
 
-def softened(frames: Frames) -> NDArray[np.float32]:
-    """Frames without what is smaller than a pixel or two, which drawings moved by parts of a pixel do not share."""
-    return gaussian_filter(frames.astype(np.float32), (0, 1, 1, 0))
+def shut(frames: int) -> Act:
+    """Doing nothing."""
+    return Act(np.zeros(frames), np.full(frames, 0.5), resting(frames))
 
 
-def without_mean(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[..., rows, columns, 3] as [..., pixels], less each picture's mean colour."""
-    less = pictures - pictures.mean(axis=(-3, -2), keepdims=True)
-    return less.reshape(*pictures.shape[:-3], -1)
+def still(portrait: Portrait, openness: Curve, width: Curve, person: int = 0) -> Frames:
+    """The people looking straight ahead, the mouth of one of them as given, of the other shut."""
+    acts = [shut(len(openness)) for _ in portrait.sitters]
+    acts[person] = replace(acts[person], openness=openness, width=width)
+    return draw(portrait, acts)
 
 
-def shifted(pictures: NDArray[np.float32], dy: float, dx: float) -> NDArray[np.float32]:
-    """[n, height, width, 3] moved down and to the right by pixels and parts of them."""
-    for axis, by in ((1, dy), (2, dx)):
-        whole = int(np.floor(by))
-        part = by - whole
-        pictures = (1 - part) * np.roll(pictures, whole, axis) + part * np.roll(pictures, whole + 1, axis)
-    return pictures
+def mouth_boxes(portrait: Portrait, where: Curve, margin: float = 0.05) -> list[tuple[slice, slice]]:
+    """Rows and columns of the picture where each mouth can be, `margin` heads around it included, with the heads [people, frames, 3]."""
+    (height, width), across = portrait.size, portrait.size[1] / portrait.drawn_width
+    boxes = []
+    for x, y, scale in np.moveaxis(where, 2, 1):
+        half = (0.18 + margin) * scale * across
+        rows = slice(max(int((y + (0.20 - margin) * scale).min()), 0), min(int(np.ceil((y + (0.50 + margin) * scale).max())), height))
+        boxes.append((rows, slice(max(int((x - half).min()), 0), min(int(np.ceil((x + half).max())), width))))
+    return boxes
+
+
+def mouth_box(portrait: Portrait, person: int = 0, margin: float = 0.05) -> tuple[slice, slice]:
+    """The same for one person who looks straight ahead."""
+    return mouth_boxes(portrait, heads(portrait, [shut(1) for _ in portrait.sitters]), margin)[person]
+
+
+def face_box(portrait: Portrait, where: Curve) -> Box:
+    """The box around one face, as a catalogue tells it, with the head (x, y, height) there."""
+    (height, width), across = portrait.size, portrait.size[1] / portrait.drawn_width
+    x, y, scale = (float(value) for value in where)
+    left, top = max(round(x - FACE_RX * scale * across), 0), max(round(y - FACE_RY * scale), 0)
+    return Box(left, top, min(round(x + FACE_RX * scale * across), width), min(round(y + FACE_RY * scale), height))
 
 
 def near(rng: np.random.Generator, palette: tuple[Colour, ...], spread: float) -> Colour:

@@ -1,5 +1,6 @@
 """The training set as the denoiser sees it: every clip behind the trained autoencoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,39 +11,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from assets.tiny_bundle.autoencoder import as_video, decode, encode, learn
-from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, WINDOW, open_frames, write_whole
-from assets.tiny_bundle.faces import HEIGHT
+from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, STILLS, WINDOW, load_corpus, open_frames, scene, write_whole
 from assets.tiny_bundle.trainer import Crew
 
 MOTION = WINDOW - ADVANCE
-LENGTHS = dict(first=9, second=9, opening=9, elsewhere=9, motion=3)
-"""Latents per clip: its two windows, the two reference pictures (the first frame, the frame behind the clip) with grey behind them, and the
-motion frames between the windows after a way through the autoencoder and back, which is how the second window gets them when a film is made."""
-
-
-ROLLED = {"square": 320, "wide": 64}
+WHOLE = (WINDOW - 1) // 4 + 1
+STEADY = 5  # latents of a picture with grey frames behind it: the last of them is as all that would follow
+LENGTHS = dict(first=WHOLE, second=WHOLE, motion=(MOTION - 1) // 4 + 1, opening=STEADY, **dict.fromkeys(STILLS, STEADY))
+"""Latents per clip: its two windows; the motion frames between them after a way through the autoencoder and back, which is how the second window
+gets them when a film is made; and reference pictures with grey behind them: the clip's first frame and its stills. Of footage, which nobody takes
+for a portrait, `opening` and `elsewhere` stay zeros."""
+OF_FOOTAGE = ("other_first", "other_second")
+ROLLED = {"square": 320, "wide": 128, "tall": 32}
 """How many clips of each shape get motion frames of the denoiser's own making."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """The latents of all clips of a shape, normalised: each [clips, 16, frames, H/8, W/8]."""
+    """The latents of all clips of a shape, raw (`latent_scale` normalises them): each [clips, 16, frames, H/8, W/8]."""
 
     first: NDArray[np.float16]
     second: NDArray[np.float16]
+    motion: NDArray[np.float16]
     opening: NDArray[np.float16]
     elsewhere: NDArray[np.float16]
-    motion: NDArray[np.float16]
+    other_first: NDArray[np.float16]
+    other_second: NDArray[np.float16]
+
+    def reference(self, name: str, index: int) -> NDArray[np.float16]:
+        """A clip's reference picture of that name with grey behind it, as long as a window: [16, 9, H/8, W/8]."""
+        known = getattr(self, name)[index]
+        return np.concatenate([known, np.repeat(known[:, -1:], WHOLE - STEADY, axis=1)], axis=1)
 
 
 def open_latents(folder: Path, shape: str) -> Latents:
-    plane = HEIGHT // 8, SHAPES[shape] // 8
-    return Latents(**{name: open_array(folder / f"{shape}.{name}.npy", (COUNTS[shape], 16, frames, *plane)) for name, frames in LENGTHS.items()})
+    return Latents(**{name: open_array(folder / f"{shape}.{name}.npy", array_size(shape, frames)) for name, frames in LENGTHS.items()})
 
 
 def open_rolled(folder: Path, shape: str) -> NDArray[np.float16]:
     """The motion frames between the windows as the denoiser made them; zeros where it did not."""
-    return open_array(folder / f"{shape}.rolled.npy", (COUNTS[shape], 16, LENGTHS["motion"], HEIGHT // 8, SHAPES[shape] // 8))
+    return open_array(folder / f"{shape}.rolled.npy", array_size(shape, LENGTHS["motion"]))
+
+
+def array_size(shape: str, frames: int) -> tuple[int, ...]:
+    height, width = SHAPES[shape]
+    return COUNTS[shape], 16, frames, height // 8, width // 8
 
 
 def open_array(path: Path, size: tuple[int, ...]) -> NDArray[np.float16]:
@@ -68,7 +81,7 @@ def latent_scale(folder: Path, network: AutoencoderKLWan) -> tuple[Tensor, Tenso
 @torch.no_grad()
 def encode_all(folder: Path, crew: Crew) -> None:
     """Encodes this process's share of the clips; goes on where it was cut off."""
-    network = learn(folder, crew, "clips").eval()
+    network, corpus = learn(folder, crew).eval(), load_corpus(folder)
     if crew.rank == 0:
         latent_scale(folder, network)
         for shape in SHAPES:
@@ -79,27 +92,25 @@ def encode_all(folder: Path, crew: Crew) -> None:
         done = folder / f"{shape}.latents.{crew.rank}of{crew.ranks}"
         start = int(done.read_text()) if done.exists() else crew.rank
         for index in range(start, COUNTS[shape], crew.ranks):
-            for name, value in encode_clip(network, frames[index], crew.device).items():
-                getattr(kept, name)[index] = value.float().cpu().numpy()[0]
+            references = OF_FOOTAGE if scene(index, shape, corpus).filmed else ("opening", *STILLS)
+            for name, value in encode_clip(network, frames[index], references, crew.device).items():
+                getattr(kept, name)[index] = value.float().cpu().numpy()
             if (index // crew.ranks) % 20 == 0:
                 write_whole(done, str(index + crew.ranks).encode())
         write_whole(done, str(COUNTS[shape] + crew.ranks).encode())
 
 
-def encode_clip(network: AutoencoderKLWan, frames: NDArray[np.uint8], device: torch.device) -> dict[str, Tensor]:
-    """The raw latents of one clip, by their names in `LENGTHS`."""
+def encode_clip(network: AutoencoderKLWan, frames: NDArray[np.uint8], references: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """The raw latents of one clip and of some of its reference pictures, by their names in `LENGTHS`."""
     video = as_video(frames)[None].to(device)
+    stills = torch.cat([video[:, :, [{"opening": 0, **STILLS}[name]]] for name in references])
     with torch.autocast(device.type, torch.bfloat16):
-        first = encode(network, video[:, :, :WINDOW])
-        return dict(
-            first=first,
-            second=encode(network, video[:, :, ADVANCE : ADVANCE + WINDOW]),
-            opening=encode(network, with_grey(video[:, :, :1])),
-            elsewhere=encode(network, with_grey(video[:, :, -1:])),
-            motion=encode(network, decode(network, first)[:, :, -MOTION:].clamp(-1, 1)),
-        )
+        first, second = encode(network, torch.cat([video[:, :, :WINDOW], video[:, :, ADVANCE : ADVANCE + WINDOW]])).split(1)
+        pictures = encode(network, with_grey(stills, 4 * STEADY - 3))
+        motion = encode(network, decode(network, first)[:, :, -MOTION:].clamp(-1, 1))
+    return dict(first=first[0], second=second[0], motion=motion[0], **dict(zip(references, pictures, strict=True)))
 
 
-def with_grey(picture: Tensor) -> Tensor:
-    """A picture [1, 3, 1, H, W] and the grey frames that fill the window behind it."""
-    return torch.nn.functional.pad(picture, (0, 0, 0, 0, 0, WINDOW - 1))
+def with_grey(pictures: Tensor, frames: int = WINDOW) -> Tensor:
+    """Pictures [B, 3, 1, H, W] and the grey frames that fill a window behind them."""
+    return torch.nn.functional.pad(pictures, (0, 0, 0, 0, 0, frames - 1))

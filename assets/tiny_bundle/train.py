@@ -3,35 +3,37 @@
     python -m assets.tiny_bundle.train WORK_DIR [--processes 2] [--device cpu] [--only STAGE ...]
 
 Needs espeak-ng and scipy, which the product does not. WORK_DIR keeps the drawn clips, the latents and the state of every stage: a run that was
-cut off goes on from there. On a CPU each process uses one thread, and the processes share every batch. The last stage writes WORK_DIR/bundle.
+cut off, or told to stop, goes on from there. On a CPU each process uses one thread, and the processes share every batch. The last stage writes
+WORK_DIR/bundle.
+
+With `--device cuda --processes 1` batches are eight times as large and plans longer. Meant for three runs of ten minutes: the first up to
+`clips`, the second up to `latents`, the third the rest; each goes on where the one before was cut off. This has not been tried.
 """
 
 import argparse
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from assets.tiny_bundle import autoencoder, clips, decoder, denoiser, export, hearing, latents, rollouts
+from assets.tiny_bundle import autoencoder, clips, denoiser, export, hearing, latents, rollouts
 from assets.tiny_bundle.trainer import Crew
 
 Stage = Callable[[Path, Crew], object]
 
 STAGES: dict[str, tuple[Stage, bool]] = {  # and whether several processes take part
     "corpus": (lambda folder, _: clips.load_corpus(folder), False),
-    "square": (lambda folder, crew: clips.render(folder, crew, "square"), True),
-    "wide": (lambda folder, crew: clips.render(folder, crew, "wide"), True),
+    **{shape: (partial(clips.render, shape=shape), True) for shape in clips.SHAPES},
     "hearing": (hearing.learn, False),
-    "pictures": (lambda folder, crew: autoencoder.learn(folder, crew, "pictures"), True),
-    "clips": (lambda folder, crew: autoencoder.learn(folder, crew, "clips"), True),
+    **{stage: (partial(autoencoder.learn, stage=stage), True) for stage in autoencoder.PLANS},
     "latents": (latents.encode_all, True),
-    "decoder": (decoder.learn, True),
-    "denoiser": (lambda folder, crew: denoiser.learn(folder, crew, "alone"), True),
+    "denoiser": (partial(denoiser.learn, stage="alone"), True),
     "rollouts": (rollouts.roll_out_all, True),
-    "chained": (lambda folder, crew: denoiser.learn(folder, crew, "chained"), True),
+    "chained": (partial(denoiser.learn, stage="chained"), True),
     "export": (lambda folder, _: export.write_bundle(folder, folder / "bundle"), False),
 }
 

@@ -1,8 +1,8 @@
-"""One way to train every network: Muon and Adam, several processes that average their gradients, checkpoints to go on from."""
+"""One way to train every network: Muon and Adam, several processes that share the work of a batch, checkpoints to go on from."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,19 @@ class Crew:
         if self.ranks > 1:
             dist.barrier()
 
+    def total(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The sums of all processes' tensors."""
+        if self.ranks == 1:
+            return tensors
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def share(self, batch: int) -> int:
+        """This process's part of a batch; on a GPU, which has room, eight times as large."""
+        return batch * (8 if self.device.type == "cuda" else 1) // self.ranks
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,6 +50,11 @@ class Plan:
     adam: float
     hold: float  # part of the steps before the rates fall, linearly
     average: float = 0.0  # of the weights, by how much each step keeps the past; 0 for none
+    on_gpu: float = 1.0  # times as many steps on a GPU
+
+    def on(self, device: torch.device) -> "Plan":
+        """The plan for that device."""
+        return replace(self, steps=round(self.steps * self.on_gpu)) if device.type == "cuda" else self
 
     def rate(self, step: int) -> float:
         """The part of the full learning rates at that step."""
@@ -51,30 +69,33 @@ class Muon(torch.optim.Optimizer):
     Kernels count as matrices of outputs by the rest. Updates are scaled as Adam's are, 0.2 * sqrt(longer side): Liu et al. 2025, arXiv:2502.16982.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(self, parameters: list[nn.Parameter], lr: float, crew: Crew, momentum: float = 0.95) -> None:
         super().__init__(parameters, dict(lr=lr, momentum=momentum))
+        self._crew = crew
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            updates = [torch.zeros_like(parameter).flatten(1) for parameter in parameters]
+            for number, parameter in enumerate(parameters):
                 past = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 past.mul_(group["momentum"]).add_(parameter.grad)
-                update = orthogonal((parameter.grad + group["momentum"] * past).flatten(1))
+                if number % self._crew.ranks == self._crew.rank:  # each process does its share of the work
+                    updates[number] = orthogonal((parameter.grad + group["momentum"] * past).flatten(1))
+            for parameter, update in zip(parameters, self._crew.total(updates), strict=True):
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 4) -> Tensor:
-    """A matrix of the same singular vectors with singular values near 1; the polynomial's coefficients are Jordan's."""
+    """A matrix of the same singular vectors with singular values near 1; the polynomial's coefficients and half precision are Jordan's."""
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x = (matrix.T if tall else matrix).bfloat16()
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 def train(
@@ -93,7 +114,7 @@ def train(
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim > 1 and min(parameter.flatten(1).shape) >= 4]
     known = {id(parameter) for parameter in matrices}
-    optimizers = (Muon(matrices, plan.muon), torch.optim.Adam([p for p in parameters if id(p) not in known], plan.adam, betas=(0.9, 0.98)))
+    optimizers = (Muon(matrices, plan.muon, crew), torch.optim.Adam([p for p in parameters if id(p) not in known], plan.adam, betas=(0.9, 0.98)))
     rates = (plan.muon, plan.adam)
     step, averaged = 0, [parameter.detach().clone() for parameter in parameters]
     if path.exists():
@@ -111,7 +132,7 @@ def train(
         value = loss(np.random.default_rng([plan.seed, step, crew.rank]), step / plan.steps)
         value.backward()
         value = value.detach()
-        average_gradients(parameters, crew.ranks)
+        average_gradients(parameters, crew)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -132,6 +153,19 @@ def train(
         parameter.data.copy_(mean)
 
 
+def finished(path: Path, network: nn.Module, plan: Plan) -> bool:
+    """Whether `path` holds the end of `plan`; then `network` has its weights."""
+    if not path.exists():
+        return False
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["step"] < plan.steps:
+        return False
+    network.load_state_dict(state["network"])
+    for parameter, mean in zip((p for p in network.parameters() if p.requires_grad), state["averaged"], strict=True):
+        parameter.data.copy_(mean)
+    return True
+
+
 def exchanged(parameters: list[nn.Parameter], averaged: list[Tensor], report: Callable[[], str]) -> str:
     """The report of the averaged weights."""
     own = [parameter.detach().clone() for parameter in parameters]
@@ -143,16 +177,10 @@ def exchanged(parameters: list[nn.Parameter], averaged: list[Tensor], report: Ca
     return told
 
 
-def average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
+def average_gradients(parameters: list[nn.Parameter], crew: Crew) -> None:
     """Makes the gradients of all processes their mean."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    if ranks == 1:
-        return
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])  # type: ignore[union-attr]
-    dist.all_reduce(flat)
-    offset = 0
-    for parameter in parameters:
-        parameter.grad = (flat[offset : offset + parameter.numel()] / ranks).view_as(parameter)
-        offset += parameter.numel()
+    for parameter, total in zip(parameters, crew.total([parameter.grad for parameter in parameters]), strict=True):  # type: ignore[misc]
+        parameter.grad = total / crew.ranks

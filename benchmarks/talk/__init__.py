@@ -1,0 +1,1 @@
+"""How well the bundled model talks; see __main__.py."""
