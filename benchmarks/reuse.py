@@ -27,7 +27,7 @@ def main() -> None:
     """Runs the three and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the film")
-    parser.add_argument("--size", type=sides, default=(64, 64), help="height x width of the photograph")
+    parser.add_argument("--size", type=sides, default=(96, 96), help="height x width of the photograph")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         catalogue = write_catalogue(Path(folder), options.seconds, *options.size)

@@ -7,8 +7,11 @@ from importlib.metadata import version
 
 VERBS = {
     "run": "dub a catalogue:  dub run catalogue=FILE storage.root=URI [key=value ...] [-m to sweep] [--cfg job to look]",
-    "rerun": "dub again what failed:  dub rerun [--run ID] [--only failed|all] [--ids a,b] [key=value ...]",
+    "rerun": "dub again what failed:  dub rerun [--run ID] [--ids a,b [--segments 0,2 [--windows 3:] --reason WHY]] [key=value ...]",
     "status": "how a run stands:  dub status [--run ID] [storage.root=URI]",
+    "failures": "why films are missing:  dub failures [--run ID] [--lines N] [--json] [storage.root=URI]",
+    "replay": "one segment in this process, for a debugger:  dub replay JOB[/SEGMENT] [--run ID] [--windows K:] [--pdb] [key=value ...]",
+    "gc": "sweep up what no result needs:  dub gc [--grace 24h] [--dry-run] [--checkpoints] [storage.root=URI]",
     "verify": "compare the model with golden tensors:  dub verify DIR [key=value ...]",
 }
 

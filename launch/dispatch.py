@@ -10,15 +10,24 @@ from pipeline.catalogue import Catalogue, read_catalogue
 from pipeline.config import RunConfig
 from pipeline.run import Outcome, run_jobs
 from pipeline.storage import Storage
+from pipeline.surgery import Surgery
 from stages.errors import ConfigError
 
 ALL_DONE, SOME_FAILED, STOPPED, REFUSED = 0, 2, 3, 4
 
 
-def dispatch(config: RunConfig, overrides: Sequence[str], session: ExitStack, *, ids: frozenset[str] | None = None, parent: str | None = None) -> int:
+def dispatch(
+    config: RunConfig,
+    overrides: Sequence[str],
+    session: ExitStack,
+    *,
+    ids: frozenset[str] | None = None,
+    parent: str | None = None,
+    surgery: Surgery | None = None,
+) -> int:
     """Runs the catalogue, or the rows named by `ids`. The cluster is left up in `session`, for the next sweep point."""
     storage = Storage(config.storage)
-    catalogue = _chosen(read_catalogue(config.catalogue, storage.open_input, config.rows), ids)
+    catalogue = chosen(read_catalogue(config.catalogue, storage.open_input, config.rows), ids)
     for row in catalogue.bad:
         print(f"{config.catalogue}: {row}", file=sys.stderr)
     if catalogue.bad and config.on_bad_row == "stop":
@@ -32,14 +41,15 @@ def dispatch(config: RunConfig, overrides: Sequence[str], session: ExitStack, *,
 
             session.enter_context(cluster(config.cluster))
 
-    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent))
+    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent, surgery=surgery))
     print(summary(outcome, storage), file=sys.stderr)
     if outcome.stopped:
         return STOPPED
     return SOME_FAILED if outcome.failed or catalogue.bad else ALL_DONE
 
 
-def _chosen(catalogue: Catalogue, ids: frozenset[str] | None) -> Catalogue:
+def chosen(catalogue: Catalogue, ids: frozenset[str] | None) -> Catalogue:
+    """The rows named by `ids`; all of them for None. Raises ConfigError for an id that no row has."""
     if ids is None:
         return catalogue
     known = {job.id for job in catalogue.jobs} | {row.id for row in catalogue.bad if row.id}
@@ -60,5 +70,5 @@ def summary(outcome: Outcome, storage: Storage) -> str:
         lines.append(f"  {letter.job}: {letter.stage} failed ({letter.kind}): {letter.reason}")
         lines.append(f"    again: {letter.repro}")
     if outcome.stopped:
-        lines.append("  stopped before all was done; the same command goes on from here")
+        lines.append(f"  stopped before all was done ({outcome.why}); the same command goes on from here")
     return "\n".join(lines)

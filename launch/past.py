@@ -1,11 +1,24 @@
-"""Runs of the past: where they are looked for, and which one is meant."""
+"""Runs of the past: where they are looked for, which one is meant, and what is still missing of what was asked for."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from launch.compose import checked, compose
-from pipeline.events import latest_run
+from pipeline.events import latest_run, read_run
+from pipeline.standing import done_jobs
 from pipeline.storage import Storage
-from stages.errors import ConfigError
+from stages.errors import BadInput, ConfigError
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run and the runs that it was a rerun of, told as one."""
+
+    run: str  # the latest
+    record: dict[str, Any]  # what was asked by the latest of them that went for all that was missing: its overrides and its catalogue hold
+    asked: dict[str, str]  # every job, and every bad row, of any of them -> the run it was last asked of
+    missing: frozenset[str]  # those that got no film when they were last asked for
 
 
 def find_run(run: str | None, overrides: Sequence[str]) -> tuple[Storage, str]:
@@ -15,3 +28,29 @@ def find_run(run: str | None, overrides: Sequence[str]) -> tuple[Storage, str]:
     if found is None:
         raise ConfigError(f"no run under {storage.root} yet; say where with storage.root=URI, or start one with dub run")
     return storage, found
+
+
+def find_story(run: str | None, overrides: Sequence[str]) -> tuple[Storage, Story]:
+    """As `find_run`. A run that is named is a story of its own; the latest one is told with all those it goes back to."""
+    storage, found = find_run(run, overrides)
+    records = [read_run(storage, found)]
+    while run is None and (parent := records[0].get("parent")) and parent < records[0]["run"]:
+        try:
+            records.insert(0, read_run(storage, parent))
+        except BadInput:  # taken away by hand: the story begins later
+            break
+    return storage, _told(storage, records)
+
+
+def _told(storage: Storage, records: Sequence[dict[str, Any]]) -> Story:
+    """The story of runs, the oldest first."""
+    asked: dict[str, str] = {}
+    missing: set[str] = set()
+    whole = records[0]
+    for record in records:
+        wanted = {*record["jobs"], *record["bad"]}
+        if missing <= wanted:  # a few films made again in another way (--ids, pools=inline) say nothing about the others
+            whole = record
+        asked |= dict.fromkeys(wanted, record["run"])
+        missing = (missing | wanted) - done_jobs(storage, record["run"])
+    return Story(records[-1]["run"], whole, asked, frozenset(missing))

@@ -1,35 +1,74 @@
-"""`dub rerun`: the same run again, for the films that are not there yet, or for those asked for."""
+"""`dub rerun`: the same run again, for the films that are not there yet, for those asked for, or for some of their windows."""
 
 import argparse
+import re
 from contextlib import ExitStack
 
 from launch.compose import checked, compose
 from launch.dispatch import dispatch
-from launch.past import find_run
+from launch.past import find_story
 from pipeline.config import quoted
-from pipeline.events import read_events, read_run
+from pipeline.surgery import Surgery
+from stages.errors import ConfigError
+
+EPILOG = """
+making anew what is there:
+  dub rerun --ids a,b --segments 0,2 --windows 3: --reason "blinks"
+puts aside windows 3 to the last of segments 0 and 2, in the films a and b, makes them again and delivers the films. Windows begin with the last
+frames of the one before: that is why all later ones are made, too. Other segments and earlier windows stay as they are. Without --windows
+segments are made from window 0.
+
+A remake draws the same noise, so on the same machine it gives the same frames again. That mends a damaged result, or one of a faulty machine. To get
+other frames, change something: key=value such as rows.seed=8 (where the row of the catalogue has no seed), or the seed in the catalogue. But a
+changed value that decides a result makes another one, all of it: of these films every segment, from window 0.
+"""
 
 
 def main(argv: list[str]) -> int:
     """Exit code of the new run; 0 with a word where nothing is left to do."""
-    parser = argparse.ArgumentParser(prog="dub rerun", description=__doc__)
-    parser.add_argument("--run", help="which run (default: the latest)")
+    parser = argparse.ArgumentParser(
+        prog="dub rerun", description=__doc__, epilog=EPILOG, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=120)
+    )
+    parser.add_argument("--run", help="exactly this run (default: the latest, and all that is missing of the runs it was a rerun of)")
     parser.add_argument("--only", choices=("failed", "all"), default="failed", help="which films (default: those that failed or were not reached)")
     parser.add_argument("--ids", help="exactly these films, separated by commas")
+    parser.add_argument("--segments", help="of these films: make these segments anew, separated by commas, or `all`")
+    parser.add_argument("--windows", metavar="K:", help="of these segments: keep the windows before number K")
+    parser.add_argument("--reason", help="why they are made anew; kept with what they replace")
     parser.add_argument("overrides", nargs="*", help="key=value, on top of the overrides of that run")
     asked = parser.parse_intermixed_args(argv)
 
-    storage, run = find_run(asked.run, asked.overrides)
-    before = read_run(storage, run)
-    overrides = [*before["overrides"], f"catalogue={quoted(before['catalogue'])}", *asked.overrides]
-    ids = set(asked.ids.split(",")) if asked.ids else None
-    if ids is None and asked.only == "failed":
-        done = {event["job"] for event in read_events(storage, run) if event["what"] == "job_done"}
-        ids = ({*before["jobs"], *before["bad"]}) - done
-        if not ids:
-            print(f"run {run}: all {len(done)} films are there, nothing to rerun")
-            return 0
-    elif ids is None:
-        ids = {*before["jobs"], *before["bad"]}
+    surgery = surgery_of(asked.ids, asked.segments, asked.windows, asked.reason)
+    _, story = find_story(asked.run, asked.overrides)
+    overrides = [*story.record["overrides"], f"catalogue={quoted(story.record['catalogue'])}", *asked.overrides]
+    if asked.ids is not None:
+        ids = frozenset(asked.ids.split(","))
+    elif asked.only == "failed":
+        ids = story.missing
+    else:
+        ids = frozenset(story.asked)
+    if not ids:
+        print(f"run {story.run}: all {len(story.asked)} films are there, nothing to rerun")
+        return 0
     with ExitStack() as session:
-        return dispatch(checked(compose(overrides)), overrides, session, ids=frozenset(ids), parent=run)
+        return dispatch(checked(compose(overrides)), overrides, session, ids=ids, parent=story.run, surgery=surgery)
+
+
+def surgery_of(ids: str | None, segments: str | None, windows: str | None, reason: str | None) -> Surgery | None:
+    """What is to be made anew, by the words of the command line; None where they ask for nothing. Raises ConfigError where they do not fit."""
+    if segments is None:
+        if windows is not None:
+            raise ConfigError(f"--windows {windows}: a window is one of a segment; say which, such as --segments 0 (or --segments all)")
+        if reason is not None:
+            raise ConfigError("--reason tells why segments are made anew; say which, such as --segments 0")
+        return None
+    if not ids:
+        raise ConfigError(f"--segments {segments}: a segment is one of a film; say of which, such as --ids a,b")
+    if not (reason or "").strip():
+        raise ConfigError('what is there is made anew for a reason, which is kept: --reason "blinks"')
+    if segments != "all" and not re.fullmatch(r"\d{1,6}(,\d{1,6})*", segments):
+        raise ConfigError(f"--segments {segments}: wanted numbers from 0 with commas between, such as 0,2, or `all`")
+    if windows is not None and not re.fullmatch(r"\d{1,6}:", windows):
+        raise ConfigError(f"--windows {windows}: wanted K: such as 3: - window 3 and all behind it, since each begins with the end of the one before")
+    chosen = None if segments == "all" else frozenset(map(int, segments.split(",")))
+    return Surgery(chosen, 0 if windows is None else int(windows[:-1]), (reason or "").strip())

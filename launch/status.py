@@ -2,86 +2,69 @@
 
 import argparse
 import sys
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from launch.failures import told
 from launch.past import find_run
-from pipeline.events import read_dead, read_events, read_run, read_summary
+from pipeline.events import read_dead, read_run, read_summary
+from pipeline.standing import Standing, standings
 
-
-@dataclass
-class JobState:
-    """What the log says of one job."""
-
-    state: str = "waiting"
-    where: str = ""
-    windows: int = 0
-    worked: int = 0
-    reused: int = 0
-    seconds: float = 0.0
-    detail: str = ""
-    segments: set[int] = field(default_factory=set)
-
-    def see(self, event: dict[str, Any]) -> None:
-        """Takes one event in."""
-        what = event["what"]
-        if self.state == "waiting":
-            self.state = "running"
-        if event["segment"] is not None:
-            self.segments.add(event["segment"])
-        if what == "window":
-            self.windows += 1
-        elif what == "finished":
-            self.worked += 1
-            self.seconds += event["seconds"] or 0.0
-        elif what == "reused":
-            self.reused += 1
-        elif what in ("job_done", "job_failed"):
-            self.state = what.removeprefix("job_")
-            self.detail = event["detail"]
-        if event["stage"]:
-            self.where = event["stage"]
+ROWS = 200
+URGENT = ("failed", "running", "waiting", "done")
 
 
 def main(argv: list[str]) -> int:
     """Prints the table of a run."""
     parser = argparse.ArgumentParser(prog="dub status", description=__doc__)
     parser.add_argument("--run", help="which run (default: the latest)")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"jobs to show at most, failed and running ones first (default: {ROWS})")
     parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
     asked = parser.parse_intermixed_args(argv)
     storage, run = find_run(asked.run, asked.overrides)
     record, summary = read_run(storage, run), read_summary(storage, run)
-    states: dict[str, JobState] = defaultdict(JobState)
-    for job in record["jobs"]:
-        _ = states[job]
-    for event in read_events(storage, run):
-        states[event["job"]].see(event)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
-    console.print(_table(run, record, summary, states))
-    for letter in read_dead(storage, run):
-        where = letter.stage if letter.segment is None else f"{letter.stage} of segment {letter.segment}"
-        console.print(f"{letter.job}: {where} failed ({letter.kind}, {letter.attempts} attempts): {letter.reason}", markup=False, soft_wrap=True)
-        console.print(f"  again: {letter.repro}", markup=False, soft_wrap=True)
+    console.print(_table(run, record, summary, standings(storage, run, record["jobs"]), asked.rows))
+    dead = read_dead(storage, run)
+    for letter in dead[: asked.rows]:
+        for line in told(letter, 0):
+            console.print(line, markup=False, soft_wrap=True)
+    if len(dead) > asked.rows:
+        console.print(f"and {len(dead) - asked.rows} dead letters more (--rows)")
     return 0
 
 
-def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, states: dict[str, JobState]) -> Table:
+def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, states: dict[str, Standing], rows: int) -> Table:
     if summary is None:
         ending = "no summary yet: still running, or its driver died (the same command goes on from there)"
     else:
-        ending = f"{'stopped' if summary['stopped'] else 'ended'} after {summary['seconds']:.0f} s"
+        end = f"stopped ({summary['why']})" if summary["stopped"] else "ended"
+        ending = f"{end} after {summary['seconds']:.0f} s"
     counts = Counter(state.state for state in states.values())
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    table = Table(title=f"run {run}: {told}\n{record['catalogue']}; {ending}", title_justify="left", box=None, padding=(0, 2))
+    whence = f"\na rerun of {record['parent']}" if record.get("parent") else ""
+    whence += f"\n{anew(record['surgery'])}" if record.get("surgery") else ""
+    hidden = f"\n{rows} of {len(states)} jobs (--rows)" if len(states) > rows else ""
+    table = Table(title=f"run {run}: {told}\n{record['catalogue']}; {ending}{whence}{hidden}", title_justify="left", box=None, padding=(0, 2))
     for name in ("job", "state", "stage", "segments", "windows", "made", "reused", "seconds"):
         table.add_column(name, justify="left" if name in ("job", "state", "stage") else "right")
-    for job, state in states.items():
-        stage = "" if state.state == "done" else state.where
-        table.add_row(
-            job, state.state, stage, str(len(state.segments)), str(state.windows), str(state.worked), str(state.reused), f"{state.seconds:.1f}"
-        )
+    for job, state in _shown(states, rows):
+        stage = "" if state.state == "done" else state.stage
+        table.add_row(job, state.state, stage, str(state.segments), str(state.windows), str(state.made), str(state.reused), f"{state.seconds:.1f}")
     return table
+
+
+def anew(surgery: dict[str, Any]) -> str:
+    """What a run made anew, in words, from its record."""
+    segments = "all segments" if surgery["segments"] is None else f"segments {', '.join(map(str, sorted(surgery['segments'])))}"
+    return f"{segments} made anew from window {surgery['first_window']} on: {surgery['reason']}"
+
+
+def _shown(states: dict[str, Standing], rows: int) -> list[tuple[str, Standing]]:
+    """All of them in the catalogue's order, or those that are worth a look."""
+    if len(states) <= rows:
+        return list(states.items())
+    return sorted(states.items(), key=lambda item: URGENT.index(item[1].state))[:rows]

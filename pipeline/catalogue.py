@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import Field
 
-from pipeline.storage import locate
+from pipeline.places import locate
 from pipeline.tables import Row, read_rows
 from stages.errors import BadInput, ConfigError
 from stages.records import Box, Job, Length, Material, Prompt, Speaker, Turns
@@ -26,6 +26,7 @@ Kind = TypeVar("Kind", bound=StrEnum)
 COLUMNS = ("id", "source", "speech", "speech_2", "speakers", "boxes", "turns", "prompt", "negative_prompt", "length", "seed")
 IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+COMPARISON = ".comparison"  # publish delivers <id>.comparison.mp4 beside <id>.mp4
 MAX_SEED = 2**63 - 1
 MAX_ROWS = 100_000
 """More would crowd the driver, which keeps every job in mind; such a catalogue is better split."""
@@ -174,6 +175,8 @@ def _shown(value: Any) -> str:
 def _identifier(value: Any) -> str:
     if not (isinstance(value, str) and IDENTIFIER.fullmatch(value)) or value in (".", ".."):
         raise ValueError(f"{_shown(value)}; wanted text of 1 to 128 characters from A-Z a-z 0-9 . _ -, since it names the film")
+    if value.endswith(COMPARISON):
+        raise ValueError(f"{_shown(value)} ends in {COMPARISON}, as the comparison beside another row's film may; wanted another name")
     return value
 
 

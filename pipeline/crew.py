@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pipeline.events import Event
 from pipeline.keys import identity, key_of
@@ -12,6 +12,7 @@ from pipeline.ledger import Ledger
 from pipeline.pools.pool import Label, Order, Pool, Took
 from pipeline.roster import Verb
 from pipeline.storage import Storage
+from pipeline.surgery import Surgery
 from stages.errors import BadInput, Transient
 from stages.records import (
     Chunk,
@@ -28,9 +29,17 @@ from stages.records import (
     Segment,
     Source,
     Speech,
+    Take,
 )
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 Log = Callable[[Event], None]
+
+
+class Stopped(Exception):
+    """The run was told to stop: what was going on has come to its next commit, what had not begun has not."""
 
 
 class StageFailed(Exception):
@@ -54,6 +63,8 @@ class Works:
     weights: dict[str, str]  # per verb: digest of the weights its result depends on, where it does
     log: Log
     provenance: Callable[[dict[str, float]], Provenance]
+    stopping: Callable[[], bool] = lambda: False
+    surgery: Surgery | None = None
 
 
 @dataclass
@@ -74,7 +85,13 @@ class Crew:
         return await self._ask("ingest", (material,), extra={"inputs": seen})
 
     async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
-        return await self._ask("segment", (source, length))
+        segments: tuple[Segment, ...] = await self._ask("segment", (source, length))
+        if self.works.surgery is not None:
+            try:
+                self.works.surgery.check(segments)
+            except BadInput as error:
+                raise StageFailed("segment", None, error) from error
+        return segments
 
     async def listen(self, source: Source) -> Speech:
         return await self._ask("listen", (source,))
@@ -83,7 +100,8 @@ class Crew:
         return await self._ask("condition", (source, segment, prompt), segment)
 
     async def generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed) -> Clip:
-        return await self._ask("generate", (segment, conditions, speech, seed), segment)
+        pace = (conditions.height, conditions.width, len(speech.lufs))
+        return await self._ask("generate", (segment, conditions, speech, seed), segment, pace=pace)
 
     async def assemble(self, source: Source, clips: tuple[Clip, ...]) -> Film:
         return await self._ask("assemble", (source, clips))
@@ -101,6 +119,7 @@ class Crew:
         *,
         keyed: tuple[Any, ...] | None = None,
         extra: dict[str, Any] | None = None,
+        pace: tuple[Any, ...] = (),
     ) -> Any:
         """The committed result of a stage: found, or else made."""
         works, verb = self.works, self.works.verbs[name]
@@ -112,14 +131,18 @@ class Crew:
             {**(extra or {}), "weights": works.weights.get(name, "")},
         )
         length = 0 if segment is None else segment.span.frames
-        order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length))
+        order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length), pace)
         try:
+            if name == "generate" and segment is not None and works.surgery is not None and works.surgery.concerns(segment):
+                await asyncio.to_thread(self._put_aside, works.surgery, verb, key, segment)
             found = await asyncio.to_thread(works.ledger.find, name, key, verb.result)
         except Transient as error:
             raise StageFailed(name, order.label.segment, error) from error
         if found is not None:
             self._tell("reused", name, segment)
             return found
+        if works.stopping():
+            raise Stopped
         last, spent = monotonic(), 0.0
 
         def on_part(part: Any) -> None:
@@ -130,17 +153,32 @@ class Crew:
                 now = monotonic()
                 self._tell("window", name, segment, window=part.window, seconds=now - last, detail=f"{part.window + 1}/{len(segment.windows)}")
                 last = now
+                if works.stopping():  # the window is committed; whoever goes on begins behind it
+                    raise Stopped
 
         pool = works.pools()[name]  # a cluster that cannot be had is the run's failure, not the job's
         self._tell("started", name, segment)
         try:
             result = await pool.run(order, on_part)
+        except Stopped:
+            raise
+        except asyncio.CancelledError:
+            if works.stopping():  # it waited for a place, and the pool takes no more
+                raise Stopped from None
+            raise
         except Exception as error:
             self._tell("failed", name, segment, detail=str(error))
             raise StageFailed(name, order.label.segment, error) from error
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self._tell("finished", name, segment, seconds=spent)
         return result
+
+    def _put_aside(self, surgery: Surgery, verb: Verb, key: str, segment: Segment) -> None:
+        """Withdraws the segment's clip, and its windows from the first one asked for."""
+        ledger = self.works.ledger
+        ledger.withdraw(verb.name, key, verb.result, surgery.reason)
+        for window in range(surgery.first_window, len(segment.windows)):
+            ledger.withdraw(verb.name, key, Take, surgery.reason, part=window)
 
     def _tell(
         self, what: str, stage: str, segment: Segment | None, *, window: int | None = None, seconds: float | None = None, detail: str = ""
@@ -149,10 +187,16 @@ class Crew:
         self.works.log(Event(time(), self.job.id, index, window, stage, what, seconds, detail))
 
 
-async def all_of(pieces: Iterable[Awaitable[Clip]]) -> tuple[Clip, ...]:
+async def all_of(pieces: Iterable[Awaitable[T]]) -> tuple[T, ...]:
     """All results, or the first error once every piece has ended: what a failing job's other segments made is kept for its rerun."""
     done = await asyncio.gather(*pieces, return_exceptions=True)
-    for result in done:
-        if isinstance(result, BaseException):
-            raise result
+    errors = [result for result in done if isinstance(result, BaseException)]
+    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):  # a failure says more
+        raise error
     return tuple(result for result in done if not isinstance(result, BaseException))
+
+
+async def both(one: Awaitable[T], other: Awaitable[U]) -> tuple[T, U]:
+    """Two results of different kinds, as `all_of`."""
+    first, second = await all_of((cast(Awaitable[Any], one), cast(Awaitable[Any], other)))
+    return first, second

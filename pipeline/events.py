@@ -1,7 +1,7 @@
 """The run log: what was asked, what happened, what failed, how it ended. The driver is its only writer; `dub status` and `dub rerun` read it.
 
 runs/<id>/run.json             what was asked
-runs/<id>/events/000000.parquet, ...   what happened, a chunk every few seconds
+runs/<id>/events/000000.parquet, ...   what happened, a page every few seconds, bound together as they become many
 runs/<id>/dead/<job>.json      a dead letter per failed job
 runs/<id>/summary.json         how it ended; not there while it goes on, or where the driver was killed
 """
@@ -11,16 +11,20 @@ import logging
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from io import BytesIO
 from threading import Condition, Thread
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
+from pipeline import pages
+from pipeline.pages import Page
 from pipeline.storage import Storage
 from stages.errors import BadInput, ConfigError, Transient
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +67,11 @@ class RunLog:
 
     def __init__(self, storage: Storage, run: str) -> None:
         self.run = run
+        self._folder = f"runs/{run}/events"
         self._storage = storage
         self._events: list[Event] = []
-        self._chunks = 0
+        self._pages: list[tuple[Page, int]] = []  # with their bytes
+        self._spent: list[Page] = []  # that are bound into others, and to be deleted
         self._closed = False
         self._changed = Condition()
         self._writer = Thread(target=self._write_on, name="run log", daemon=True)
@@ -101,6 +107,10 @@ class RunLog:
         """Writes what is left, and how it ended. Raises Transient or ConfigError where the storage fails to the last."""
         self.close()
         self._storage.put(f"runs/{self.run}/summary.json", _json({"run": self.run, "ended": datetime.now(UTC).isoformat(), **summary}))
+        try:
+            self._bind(ended=True)
+        except (Transient, ConfigError) as error:  # they can be read as they are
+            log.warning("run %s: its pages stay unbound: %s", self.run, error)
 
     def close(self) -> None:
         """Writes what is left. Raises Transient or ConfigError where the storage fails to the last."""
@@ -116,8 +126,9 @@ class RunLog:
                 self._changed.wait_for(lambda: self._closed or len(self._events) >= FLUSH_EVENTS, FLUSH_SECONDS)
             try:
                 self._flush()
+                self._bind(ended=False)
             except (Transient, ConfigError) as error:
-                log.warning("run %s: %d events wait to be written: %s", self.run, len(self._events), error)
+                log.warning("run %s: %d events and %d pages wait for the storage: %s", self.run, len(self._events), len(self._pages), error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, FLUSH_SECONDS)
 
@@ -125,10 +136,20 @@ class RunLog:
         with self._changed:
             events = list(self._events)
         if events:
-            self._storage.put(f"runs/{self.run}/events/{self._chunks:06d}.parquet", _parquet(events))
-            self._chunks += 1
+            columns = {field.name: [getattr(event, field.name) for event in events] for field in fields(Event)}
+            number = self._pages[-1][0].stop if self._pages else 0
+            self._pages.append(pages.write(self._storage, self._folder, number, columns))
             with self._changed:
                 del self._events[: len(events)]
+
+    def _bind(self, *, ended: bool) -> None:
+        while several := pages.to_bind(self._pages, ended=ended):
+            bound = pages.bind(self._storage, self._folder, several)
+            self._spent += several
+            self._pages = sorted([*(kept for kept in self._pages if kept[0] not in several), bound])
+        while self._spent:
+            self._storage.delete(f"{self._folder}/{self._spent[-1].name}")
+            self._spent.pop()
 
 
 def runs(storage: Storage) -> list[str]:
@@ -155,15 +176,14 @@ def read_summary(storage: Storage, run: str) -> dict[str, Any] | None:
     return None if data is None else cast(dict[str, Any], json.loads(data))
 
 
-def read_events(storage: Storage, run: str) -> list[dict[str, Any]]:
-    """What happened so far, in order; keys as in `Event`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def read_table(storage: Storage, run: str, columns: list[str] | None = None) -> "pa.Table":
+    """What happened so far, in order, without an object for each event: the columns asked for, by default all of `Event`."""
+    return pages.read(storage, f"runs/{_known(run)}/events", columns)
 
-    chunks = _read_all(storage, f"runs/{_known(run)}/events")
-    if not chunks:
-        return []
-    return cast(list[dict[str, Any]], pa.concat_tables(pq.read_table(BytesIO(chunk)) for chunk in chunks).to_pylist())
+
+def read_events(storage: Storage, run: str) -> list[dict[str, Any]]:
+    """What happened so far, in order; keys as in `Event`. For runs of hundreds of thousands of segments rather `read_table`."""
+    return cast(list[dict[str, Any]], read_table(storage, run).to_pylist())
 
 
 def read_dead(storage: Storage, run: str) -> list[DeadLetter]:
@@ -176,27 +196,6 @@ def _read_all(storage: Storage, folder: str) -> list[bytes]:
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
         found = threads.map(lambda name: storage.read(f"{folder}/{name}"), names)
         return [data for data in found if data is not None]
-
-
-def _parquet(events: list[Event]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        {
-            "time": pa.float64(),
-            "job": pa.string(),
-            "segment": pa.int32(),
-            "window": pa.int32(),
-            "stage": pa.string(),
-            "what": pa.string(),
-            "seconds": pa.float64(),
-            "detail": pa.string(),
-        }
-    )
-    out = BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(event) for event in events], schema), out, compression="zstd")
-    return out.getvalue()
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

@@ -5,16 +5,19 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from uuid import uuid4
 
 from pipeline.cache import Cache, sha256_of, verify
-from pipeline.ledger import folder_of
+from pipeline.ledger import Ledger, folder_of
+from pipeline.places import locate
 from pipeline.scratch import scratch_folder
-from pipeline.storage import Storage, locate
+from pipeline.storage import Storage
 from pipeline.stores.store import Missing
 from stages.errors import Transient
 from stages.records import Artifact
+
+T = TypeVar("T")
 
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 
@@ -25,6 +28,8 @@ class CallFiles:
     def __init__(self, storage: Storage, *, stage: str, key: str) -> None:
         self.attempt = uuid4().hex
         self._storage = storage
+        self._ledger = Ledger(storage)
+        self._stage, self._key = stage, key
         self._home = f"{folder_of(stage, key)}/{self.attempt}"
         node = Path(storage.settings.cache)
         self._calls = node / "calls"
@@ -43,7 +48,7 @@ class CallFiles:
     def fetch(self, what: Artifact | str) -> Path:
         """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput (not there) or Transient."""
         if isinstance(what, str):
-            return self._fetch_input(what)
+            return self._storage.fetch_input(what, self._place(what))
         scheme, path = locate(what.uri)
         if scheme == "file":
             place = Path(path)
@@ -58,17 +63,6 @@ class CallFiles:
             raise Transient(f"{what.uri} is gone from the storage; run again and it will be made anew") from error
         return place
 
-    def _fetch_input(self, uri: str) -> Path:
-        size = self._storage.stat_input(uri).bytes
-        scheme, path = locate(uri)
-        if scheme == "file":
-            return Path(path)
-        place = self._place(uri)
-        self._storage.download_input(uri, place)
-        if size and place.stat().st_size != size:
-            raise Transient(f"{uri} had {size} bytes and {place.stat().st_size} came; was it being written?")
-        return place
-
     def keep(self, path: Path, kind: str) -> Artifact:
         """Stores a finished local file for good and says where."""
         name = path.name
@@ -78,6 +72,16 @@ class CallFiles:
         size, digest = path.stat().st_size, sha256_of(path)
         uri = self._storage.put(f"{self._home}/{name}", path)
         return Artifact(uri, digest, size, kind)
+
+    def recall(self, number: int, type_: type[T]) -> T | None:
+        """What this call or an earlier one for the same key has remembered under `number`; None where nothing is, or where its files have gone."""
+        found: T | None = self._ledger.find(self._stage, self._key, type_, part=number)
+        return found
+
+    def remember(self, number: int, record: T) -> T:
+        """Commits a piece of the result. Returns what holds from now on: the given record, or that of another call that was quicker."""
+        held: T = self._ledger.commit(self._stage, self._key, self.attempt, record, part=number)
+        return held
 
     def scratch(self) -> Path:
         """A fresh local directory that is gone when the call has ended."""

@@ -1,15 +1,13 @@
 """How a row of the catalogue becomes a film. Read this first: it is the whole program in two functions."""
 
-from asyncio import gather
-
-from pipeline.crew import Crew, all_of
+from pipeline.crew import Crew, all_of, both
 from stages.records import Clip, Job, Receipt, Seed, Segment, Source, Speech
 
 
 async def dub_job(job: Job, crew: Crew) -> Receipt:
     """The film of one job, delivered."""
     source = await crew.ingest(job.material)
-    segments, speech = await gather(crew.segment(source, job.length), crew.listen(source))
+    segments, speech = await both(crew.segment(source, job.length), crew.listen(source))
     clips = await all_of(dub_segment(job, segment, source, speech, crew) for segment in segments)
     film = await crew.assemble(source, clips)
     return await crew.publish(job, source, film)

@@ -23,48 +23,66 @@ def folder_of(stage: str, key: str) -> str:
 
 
 class Ledger:
-    """Commits in create-only files: `_commit.json`, then `_commit.1.json` where the files behind it have gone, and so on. The first sound one holds.
+    """Commits in create-only files: a chain `_commit.json`, `_commit.1.json`, ... per result, in which the last entry holds.
+
+    An entry is a record, or the withdrawal of what was there. It is followed by another where it is withdrawn, cannot be read, or names files that
+    have gone. Entries are never changed or deleted: without one of them what follows it would not be found.
 
     Files lie under the attempt that made them and are never overwritten, so it does not matter who wins: any commit is whole. A loser takes
     the winner's record and leaves its own files where they are, since on a server that does not create exclusively (Swift) a reader
     may have been told of them already.
+
+    `part` is the number of a piece of the result, committed while the whole is still being made: `_window.00003.json` and its chain.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def find(self, stage: str, key: str, type_: Any) -> Any | None:
+    def find(self, stage: str, key: str, type_: Any, part: int | None = None) -> Any | None:
         """The committed record of the given type; None where there is no sound one."""
-        generation = 0
-        while (data := self._storage.read(_name(stage, key, generation))) is not None:
-            record = self._sound(data, type_, f"{stage} {key}")
-            if record is not None:
-                return record
-            generation += 1
-        return None
+        last = self._last(stage, key, part, 0)[1]
+        return None if last is None else self._sound(last, type_, _about(stage, key, part))
 
-    def commit(self, stage: str, key: str, attempt: str, record: Any) -> Any:
+    def commit(self, stage: str, key: str, attempt: str, record: Any, part: int | None = None) -> Any:
         """The record that holds for this key from now on: the given one, or that of whoever was first."""
         type_ = _type_of(record)
-        entry = {"attempt": attempt, "time": datetime.now(UTC).isoformat(), "record": TypeAdapter(type_).dump_python(record, mode="json")}
-        data = json.dumps(entry, indent=1, allow_nan=False).encode()
+        entry = {"attempt": attempt, **_now(), "record": TypeAdapter(type_).dump_python(record, mode="json")}
         generation = 0
-        while not self._storage.create(_name(stage, key, generation), data):
-            found = self._storage.read(_name(stage, key, generation))
-            if found is None:  # taken away by hand at this moment
-                continue
-            other = self._sound(found, type_, f"{stage} {key}")
+        while True:
+            generation, last = self._last(stage, key, part, generation)
+            other = None if last is None else self._sound(last, type_, _about(stage, key, part))
             if other is not None:
-                log.info("%s %s was committed by another attempt; its result is taken", stage, key)
+                log.info("%s was committed by another attempt; its result is taken", _about(stage, key, part))
                 return other
+            if self._storage.create(_name(stage, key, part, generation), _json(entry)):
+                return record
+
+    def withdraw(self, stage: str, key: str, type_: Any, reason: str, part: int | None = None) -> bool:
+        """Lets nobody find the record any more that is found now, so that it is made anew. False where there is none."""
+        generation = 0
+        while True:
+            generation, last = self._last(stage, key, part, generation)
+            if last is None or self._sound(last, type_, _about(stage, key, part)) is None:
+                return False
+            if self._storage.create(_name(stage, key, part, generation), _json({**_now(), "withdrawn": reason})):
+                return True
+
+    def _last(self, stage: str, key: str, part: int | None, generation: int) -> tuple[int, bytes | None]:
+        """The number of the chain's next entry, and what the last one says; `generation`: one at or before the end."""
+        last = None if generation == 0 else self._storage.read(_name(stage, key, part, generation - 1))
+        while (data := self._storage.read(_name(stage, key, part, generation))) is not None:
+            last = data
             generation += 1
-        return record
+        return generation, last
 
     def _sound(self, data: bytes, type_: Any, about: str) -> Any | None:
-        """The record of a commit, if it still means what it says and its files are there."""
+        """The record of an entry, if it still means what it says and its files are there."""
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
         try:
-            stored = json.loads(data)["record"]
+            entry = json.loads(data)
+            if "withdrawn" in entry:
+                return None
+            stored = entry["record"]
             record = adapter.validate_json(json.dumps(stored), strict=True)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             log.warning("%s: the commit cannot be read and is passed over: %s", about, error)
@@ -88,8 +106,21 @@ class Ledger:
             ]
 
 
-def _name(stage: str, key: str, generation: int) -> str:
-    return f"{folder_of(stage, key)}/_commit{f'.{generation}' if generation else ''}.json"
+def _name(stage: str, key: str, part: int | None, generation: int) -> str:
+    what = "_commit" if part is None else f"_window.{part:05d}"
+    return f"{folder_of(stage, key)}/{what}{f'.{generation}' if generation else ''}.json"
+
+
+def _about(stage: str, key: str, part: int | None) -> str:
+    return f"{stage} {key}" if part is None else f"{stage} {key} window {part}"
+
+
+def _now() -> dict[str, str]:
+    return {"time": datetime.now(UTC).isoformat()}
+
+
+def _json(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, indent=1, allow_nan=False).encode()
 
 
 def _files(record: Any) -> Iterator[tuple[str, int]]:

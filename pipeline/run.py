@@ -1,30 +1,38 @@
 """The driver: every job of a run in flight at once, up to a bound; each ends as a film or as a dead letter."""
 
 import asyncio
+import logging
 import shlex
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic, time
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pipeline.catalogue import Catalogue
 from pipeline.config import RunConfig, quoted
-from pipeline.crew import Crew, StageFailed, Works
+from pipeline.crew import Crew, StageFailed, Stopped, Works
 from pipeline.events import DeadLetter, Event, RunLog
 from pipeline.flow import dub_job
 from pipeline.ledger import Ledger
+from pipeline.places import locate
 from pipeline.pools.opening import open_pools
 from pipeline.pools.pool import Pool
 from pipeline.pools.retry import Exhausted, classify
 from pipeline.report import Board
 from pipeline.roster import Verb, roster
-from pipeline.storage import Storage, locate
+from pipeline.storage import Storage
+from pipeline.surgery import Surgery
 from pipeline.weights import digest_of
 from stages.records import Job, Provenance, Receipt
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES = ("infinitedub", "torch", "diffusers", "transformers", "ray", "xfuser", "av", "scenedetect-headless", "pyloudnorm")
 
@@ -37,15 +45,50 @@ class Outcome:
     done: dict[str, str]  # job id -> URI of its film
     failed: tuple[DeadLetter, ...]
     stopped: bool
+    why: str  # it was stopped: the signal's name, or what kept failing
     worked: int  # stage calls that were really made
     seconds: float
 
 
+class Stop:
+    """Whether the run is to end before all is done: softly, where what is going on comes to its next commit first, or at once."""
+
+    def __init__(self) -> None:
+        self.soft = asyncio.Event()
+        self.hard = asyncio.Event()
+        self.reason = ""
+
+    def ask(self, reason: str) -> None:
+        """The first time softly, the second time at once."""
+        (self.hard if self.soft.is_set() else self.soft).set()
+        self.reason = self.reason or reason
+
+    def ask_softly(self, reason: str) -> None:
+        """Softly, and no harder where somebody has asked before."""
+        if not self.soft.is_set():
+            self.ask(reason)
+
+    def heed_signals(self) -> None:
+        """Lets SIGINT and SIGTERM ask."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
+                loop.add_signal_handler(number, self.ask, signal.Signals(number).name)
+
+
 async def run_jobs(
-    config: RunConfig, catalogue: Catalogue, storage: Storage, raise_cluster: Callable[[], None], *, overrides: Sequence[str], parent: str | None
+    config: RunConfig,
+    catalogue: Catalogue,
+    storage: Storage,
+    raise_cluster: Callable[[], None],
+    *,
+    overrides: Sequence[str],
+    parent: str | None,
+    surgery: Surgery | None = None,
 ) -> Outcome:
     """Dubs every job of the catalogue. One failing job never stops the others; SIGINT or SIGTERM stops them all.
 
+    The first signal ends dispatch: windows and calls that are worked at are finished and committed. A second one ends everything at once.
     `raise_cluster` is called before the first piece of work, and not at all where everything is already done.
     """
     asked: dict[str, Any] = {
@@ -55,16 +98,17 @@ async def run_jobs(
         "jobs": [job.id for job in catalogue.jobs],
         "bad": [row.id for row in catalogue.bad if row.id],
         "parent": parent,
+        "surgery": None if surgery is None else TypeAdapter(Surgery).dump_python(surgery, mode="json"),
     }
     begun = monotonic()
     verbs = roster(config)
-    digests = await asyncio.to_thread(_weights, verbs, storage)
+    digests = await asyncio.to_thread(weights_of, verbs, storage)
     done: dict[str, str] = {}
     failed: list[DeadLetter] = []
     worked = 0
     opened: dict[str, Pool] = {}
-    stop = asyncio.Event()
-    _heed(stop)
+    stop = Stop()
+    stop.heed_signals()
 
     with RunLog.begin(storage, asked) as log, Board(verbs, len(catalogue.jobs)) as board:
 
@@ -77,64 +121,71 @@ async def run_jobs(
         def pools() -> dict[str, Pool]:
             if not opened:
                 raise_cluster()
-                _heed(stop)  # once more: Ray sets a handler of its own, which ends the process
+                stop.heed_signals()  # once more: Ray sets a handler of its own, which ends the process
                 stages = {name: verb.stage for name, verb in verbs.items()}
-                opened.update(open_pools(stages, config.generate.parallel.degree, config.pools, config.storage))
+                opened.update(open_pools(stages, config.generate.parallel.degree, config.pools, config.storage, stop.ask_softly))
             return opened
 
         def provenance(seconds: dict[str, float]) -> Provenance:
             return Provenance(log.run, asked["config"], digests["generate"], _versions(), seconds)
 
-        works = Works(verbs, pools, Ledger(storage), storage, digests, tell, provenance)
-        gate = asyncio.Semaphore(config.pools.jobs_in_flight)
+        works = Works(verbs, pools, Ledger(storage), storage, digests, tell, provenance, stop.soft.is_set, surgery)
+        waiting = enumerate(catalogue.jobs)
+
+        async def work_on() -> None:
+            for place, job in waiting:  # shared: a task for each job in flight, not for each job of the catalogue
+                if stop.soft.is_set():
+                    return
+                await one(place, job)
 
         async def one(place: int, job: Job) -> None:
-            async with gate:
-                try:
-                    receipt: Receipt = await dub_job(job, Crew(works, job, place))
-                except StageFailed as failure:
-                    letter = _letter(job, failure, again(log.run, job.id, config, overrides))
-                    failed.append(letter)
-                    await asyncio.to_thread(log.dead_letter, letter)
-                    tell(Event(time(), job.id, letter.segment, None, letter.stage, "job_failed", None, letter.reason))
-                else:
-                    done[job.id] = receipt.uri
-                    tell(Event(time(), job.id, None, None, "", "job_done", None, receipt.uri))
+            try:
+                receipt: Receipt = await dub_job(job, Crew(works, job, place))
+            except Stopped:
+                return
+            except StageFailed as failure:
+                letter = _letter(job, failure, again(log.run, job.id, config, overrides))
+                failed.append(letter)
+                await asyncio.to_thread(log.dead_letter, letter)
+                tell(Event(time(), job.id, letter.segment, None, letter.stage, "job_failed", None, letter.reason))
+            else:
+                done[job.id] = receipt.uri
+                tell(Event(time(), job.id, None, None, "", "job_done", None, receipt.uri))
 
-        tasks = [asyncio.create_task(one(place, job)) for place, job in enumerate(catalogue.jobs)]
+        tasks = [asyncio.create_task(work_on()) for _ in range(min(config.pools.jobs_in_flight, len(catalogue.jobs)))]
         try:
-            stopped = await _all_or_stopped(tasks, stop)
+            await _until_done(tasks, stop, opened)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*(pool.close() for pool in opened.values()))
-        outcome = Outcome(log.run, done, tuple(failed), stopped, worked, monotonic() - begun)
+        stopped = stop.soft.is_set() and len(done) + len(failed) < len(catalogue.jobs)
+        outcome = Outcome(log.run, done, tuple(failed), stopped, stop.reason if stopped else "", worked, monotonic() - begun)
         names = sorted(letter.job for letter in failed)
-        log.finish({"done": done, "failed": names, "stopped": stopped, "worked": worked, "seconds": outcome.seconds})
+        log.finish({"done": done, "failed": names, "stopped": stopped, "why": outcome.why, "worked": worked, "seconds": outcome.seconds})
     return outcome
 
 
-def _heed(stop: asyncio.Event) -> None:
-    """Lets SIGINT and SIGTERM set `stop`."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
-            loop.add_signal_handler(number, stop.set)
-
-
-async def _all_or_stopped(tasks: Sequence[asyncio.Task[None]], stop: asyncio.Event) -> bool:
-    """Waits for every task; True when `stop` was set first. An error of ours in a task is raised here."""
+async def _until_done(tasks: Sequence[asyncio.Task[None]], stop: Stop, opened: Mapping[str, Pool]) -> None:
+    """Waits until every task has ended, or the run was told to end at once. An error of ours in a task is raised here."""
     everything = asyncio.gather(*tasks)
-    waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait((asyncio.ensure_future(everything), waiting), return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if stop.is_set():
-        everything.cancel()
-        with suppress(asyncio.CancelledError):
-            await everything
-        return True
-    everything.result()
-    return False
+    soft, hard = (asyncio.create_task(event.wait()) for event in (stop.soft, stop.hard))
+    try:
+        await asyncio.wait((everything, soft), return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done():
+            logger.warning("stopping (%s): windows and calls in progress are finished first; once more to end at once", stop.reason)
+            for pool in opened.values():
+                pool.drain()
+            await asyncio.wait((everything, hard), return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done():
+            everything.cancel()
+            with suppress(asyncio.CancelledError):
+                await everything
+            return
+        everything.result()
+    finally:
+        soft.cancel()
+        hard.cancel()
 
 
 def again(run: str, job: str, config: RunConfig, overrides: Sequence[str]) -> str:
@@ -162,11 +213,12 @@ def _letter(job: Job, failure: StageFailed, repro: str) -> DeadLetter:
     )
 
 
-def _weights(verbs: Mapping[str, Verb], storage: Storage) -> dict[str, str]:
+def weights_of(verbs: Mapping[str, Verb], storage: Storage) -> dict[str, str]:
     """Digest of the weights behind each verb's result: a retrained model is another model, whatever its path."""
     return {name: digest for name, verb in verbs.items() if (digest := digest_of(storage, verb.stage.config))}
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:

@@ -1,6 +1,7 @@
 """Folders on this node's disk that go away with the call they were made for, or with its process."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,22 +23,38 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{parent} cannot be made on this node ({error.strerror}); set storage.cache to a folder on its own disk") from error
-    _sweep(parent)
-    folder = parent / uuid4().hex
-    lock = folder.with_suffix(LOCK)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    for left in abandoned(parent):
+        remove(left)
+    folder, held = _locked(parent)
+    try:
         folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+        yield folder
+    finally:
+        remove(folder)
+        os.close(held)
 
 
-def _sweep(parent: Path) -> None:
+def abandoned(parent: Path) -> Iterator[Path]:
+    """The folders under `parent` whose processes have gone, each locked while the caller has it."""
     for lock in parent.glob(f"*{LOCK}"):
-        with suppress(FileNotFoundError, BlockingIOError), lock.open() as held:
+        with suppress(FileNotFoundError, BlockingIOError, PermissionError), lock.open() as held:  # gone, in use, somebody else's
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink()
+            yield lock.with_suffix("")
+
+
+def remove(folder: Path) -> None:
+    """Takes a folder away that nobody works in any more. Its lock goes last, so that what could not be taken away is found again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        folder.with_suffix(LOCK).unlink(missing_ok=True)
+
+
+def _locked(parent: Path) -> tuple[Path, int]:
+    """A name for a new folder, and its lock, held."""
+    while True:
+        folder = parent / uuid4().hex
+        held = os.open(folder.with_suffix(LOCK), os.O_CREAT | os.O_RDWR, 0o666)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if folder.with_suffix(LOCK).exists():  # else somebody swept in the instant before it was locked
+            return folder, held
+        os.close(held)

@@ -7,19 +7,24 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, BinaryIO, Literal
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from pipeline.places import UNPRINTABLE, locate
+from pipeline.sources import WEB, SourceSettings, admitted
 from pipeline.stores.folder import FolderStore
-from pipeline.stores.store import Missing, Refused, Stat, Store, Taken
-from stages.errors import BadInput, ConfigError
+from pipeline.stores.hosts import read_hosts
+from pipeline.stores.store import Found, Missing, Refused, Stat, Store, Taken, Unfinished
+from stages.errors import BadInput, ConfigError, Transient
 from stages.settings import Neutral, Settings
 
+if TYPE_CHECKING:
+    from pipeline.stores.web import WebStore
+
 SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd|credentials?|connection_string|username)$", re.IGNORECASE)
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+MAX_CATALOGUE_BYTES = 256 << 20  # read as a whole, by the driver
 
 
 class S3Options(Settings):
@@ -70,10 +75,8 @@ class StorageSettings(Settings):
     """Folder or URI under which everything is kept: films, results of stages, run logs. All nodes must see the same."""
     options: Options
     """Per kind of storage, how it is reached."""
-    input_schemes: Neutral[tuple[str, ...]]
-    """Kinds of URI that a catalogue may name; `file` stands for paths, too."""
-    max_input_gib: Neutral[float] = Field(gt=0)
-    """A larger file named by the catalogue is refused."""
+    sources: SourceSettings
+    """What a catalogue may name."""
     cache: Neutral[str]
     """Folder on each node's own disk for scratch files and fetched results."""
     cache_gib: Neutral[float] = Field(ge=0)
@@ -97,33 +100,6 @@ class StorageSettings(Settings):
     @classmethod
     def _cache_is_absolute(cls, cache: str) -> str:
         return os.path.abspath(os.path.expanduser(cache))
-
-
-def locate(uri: str) -> tuple[str, str]:
-    """Scheme, and path for its store: absolute where the scheme is `file`, else the URI itself. Raises BadInput for what names nothing.
-
-    `file://` URIs are percent-decoded (RFC 8089); plain paths are taken letter by letter.
-    """
-    if not uri or UNPRINTABLE.search(uri):
-        raise BadInput(f"{uri!r} is neither a path nor a URI; wanted something like /films/a.mp4 or s3://bucket/a.mp4")
-    if "::" in uri:
-        raise BadInput(f"{uri}: chains of file systems (`::`) are not opened; name the file itself")
-    match = SCHEME.match(uri)
-    if match is None:
-        return "file", os.path.abspath(os.path.expanduser(uri))
-    scheme = match[1].lower()
-    if scheme == "file":
-        parts = urlsplit(uri)
-        path = unquote(uri[match.end() + len(parts.netloc) :])
-        if parts.netloc not in ("", "localhost") or not path.startswith("/") or UNPRINTABLE.search(path):
-            raise BadInput(f"{uri}: wanted file:///absolute/path, or the path alone")
-        return "file", os.path.abspath(path)
-    rest = uri[match.end() :]
-    if not rest.strip("/") or ".." in rest.split("/"):
-        raise BadInput(f"{uri}: wanted {scheme}://bucket/name without `..`")
-    if scheme == "s3" and "?versionId=" in rest:  # s3fs would quietly take the latest instead
-        raise BadInput(f"{uri}: versions of objects are not told apart; name the object alone")
-    return scheme, f"{scheme}://{rest}"
 
 
 class Storage:
@@ -164,11 +140,16 @@ class Storage:
         if not data:
             raise ValueError(f"{name}: an empty file cannot be created exclusively")
         with self._at(self.uri(name)) as (store, path):
-            try:
-                store.create(path, data)
-            except Taken:
-                return self.read(name) == data
-            return True
+            for _ in range(self.settings.attempts):
+                try:
+                    store.create(path, data)
+                except Taken:
+                    found = self.read(name)
+                    if found is not None:
+                        return found == data
+                else:
+                    return True
+        raise Transient(f"{path}: the server says that something is there, and that nothing is there; {self.settings.attempts} tries")
 
     def put(self, name: str, source: bytes | Path) -> str:
         """Puts bytes or a local file in one step over what was there. Returns its URI."""
@@ -187,6 +168,34 @@ class Storage:
         """Takes the file away, if it is there."""
         with self._at(self.uri(name)) as (store, path):
             store.delete(path)
+
+    # -- looking over everything, for `dub gc` ------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """What the clock says that dates the files: the server's own, where it tells. Seconds since 1970."""
+        with self._at(self.root) as (store, path):
+            return store.now(path)
+
+    def scan(self, name: str) -> Iterator[Found]:
+        """Every file below `name`, those of one folder together; for any number of them, since they come as they are listed."""
+        with self._at(self.uri(name)) as (store, path):
+            yield from store.scan(path)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Every write under the root that has begun and not ended: under way, or broken off."""
+        with self._at(self.root) as (store, path):
+            yield from store.unfinished(path)
+
+    def discard(self, write: Unfinished) -> None:
+        """Ends a write that will never end of itself."""
+        with self._at(write.path) as (store, path):
+            store.discard(write)
+            store.tidy(path.rpartition("/")[0], self.root)
+
+    def tidy(self, name: str) -> None:
+        """Takes the folder away if it is empty, and those above it that it leaves empty."""
+        with self._at(self.uri(name)) as (store, path):
+            store.tidy(path, self.root)
 
     # -- by URI, what we made or were configured with -----------------------------------------------------------------
 
@@ -219,24 +228,26 @@ class Storage:
     # -- by URI, what the catalogue names -----------------------------------------------------------------------------
 
     def stat_input(self, uri: str) -> Stat:
-        """Size and version. Raises BadInput for what is not there, may not be read, is too large, or is of a kind not allowed."""
-        with self._given(uri) as (store, path):
-            found = store.stat(path)
-        gib = found.bytes / 2**30
-        if gib > self.settings.max_input_gib:
-            raise BadInput(f"{uri} has {gib:.1f} GiB; at most {self.settings.max_input_gib:g} are read (storage.max_input_gib)")
-        return found
+        """Size and version. Raises BadInput for what is not there, may not be read, or is too large."""
+        with self._given(uri, self.settings.sources) as (store, path):
+            return _small_enough(uri, store.stat(path), self.settings.sources.max_bytes, "storage.sources.max_bytes")
+
+    def fetch_input(self, uri: str, to: Path) -> Path:
+        """A local path to the file: its own where it lies in a folder, else `to`, where it is copied to. Raises BadInput."""
+        with self._given(uri, self.settings.sources) as (store, path):
+            size = _small_enough(uri, store.stat(path), self.settings.sources.max_bytes, "storage.sources.max_bytes").bytes
+            if isinstance(store, FolderStore):
+                return Path(path)
+            store.download(path, to)
+        if size and to.stat().st_size != size:
+            raise Transient(f"{uri} had {size} bytes and {to.stat().st_size} came; was it being written?")
+        return to
 
     def open_input(self, uri: str) -> BinaryIO:
-        """The whole file in memory; for catalogues, not for media. Raises BadInput."""
-        self.stat_input(uri)
-        with self._given(uri) as (store, path):
+        """A catalogue, whole in memory. Whoever launches the run has named it, so storage.sources.roots does not bind it. Raises BadInput."""
+        with self._given(uri, self.settings.sources.model_copy(update={"roots": None})) as (store, path):
+            _small_enough(uri, store.stat(path), MAX_CATALOGUE_BYTES, "for a catalogue")
             return BytesIO(store.read(path))
-
-    def download_input(self, uri: str, to: Path) -> None:
-        """Copies the file here. Raises BadInput."""
-        with self._given(uri) as (store, path):
-            store.download(path, to)
 
     # -- whose fault it is when a place is no use ---------------------------------------------------------------------
 
@@ -249,15 +260,17 @@ class Storage:
             raise ConfigError(f"{error}; check storage.root, storage.options and the permissions there") from error
 
     @contextmanager
-    def _given(self, uri: str) -> Iterator[tuple[Store, str]]:
-        scheme, path = locate(uri)
-        if scheme not in self.settings.input_schemes:
-            allowed = ", ".join(self.settings.input_schemes)
-            raise BadInput(f"{uri}: {scheme} is not among the kinds of URI that may be read ({allowed}; storage.input_schemes)")
+    def _given(self, uri: str, sources: SourceSettings) -> Iterator[tuple["Store | WebStore", str]]:
+        scheme, path = admitted(uri, sources)
         try:
-            yield self._store(scheme), path
+            yield self._web() if scheme in WEB else self._store(scheme), path
         except (Missing, Refused) as error:
             raise BadInput(str(error)) from error
+
+    def _web(self) -> "WebStore":
+        from pipeline.stores.web import WebStore
+
+        return WebStore(read_hosts(self.settings.sources.hosts), self.settings.sources.max_bytes, self.settings.attempts)
 
     def _store(self, scheme: str) -> Store:
         with self._lock:
@@ -284,3 +297,9 @@ class Storage:
                 },
             }
         return RemoteStore(scheme, options, self.settings.attempts)
+
+
+def _small_enough(uri: str, found: Stat, max_bytes: int, why: str) -> Stat:
+    if found.bytes > max_bytes:
+        raise BadInput(f"{uri} has {found.bytes} bytes; at most {max_bytes} are read ({why})")
+    return found

@@ -12,13 +12,24 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NoReturn
 
+from pipeline.ceiling import ceiling
 from stages.errors import ConfigError
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 UNDECODED = re.compile("[\udc80-\udcff]")  # what Python makes of a byte that is not UTF-8
+PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a ZIP archive, as Excel's files are",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 """A longer line is not a row of a catalogue but another kind of file."""
+BATCH_ROWS = 64  # of Parquet, unpacked at a time
+MAX_COLUMNS = 1000  # of Parquet
+MAX_UNPACKED_BYTES = 512 << 20  # of Parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,11 @@ def read_rows(uri: str, stream: BinaryIO) -> Iterator[Row]:
     head = stream.read(8192)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ConfigError(f"catalogue {uri} is UTF-16; wanted UTF-8: save it as such")
+    for magic, name in PACKED.items():
+        if head.startswith(magic):
+            raise ConfigError(
+                f"catalogue {uri} is {name}, whatever its name; wanted the JSONL, CSV or Parquet file itself: unpack it, or save it as such"
+            )
     kind = _kind(uri, head)
     if kind == "parquet":
         return _parquet(uri, stream, head)
@@ -121,18 +137,25 @@ def _csv(uri: str, lines: Iterator[bytes]) -> Iterator[Row]:
         except csv.Error as error:
             if not header:
                 raise ConfigError(f"catalogue {uri}, line {first}: no CSV header: {error}") from error
-            yield Row(first, {}, problem=f"not CSV: {error}; quotes around a cell are doubled inside it and closed at its end")
+            reason = f"not CSV: {error}; quotes around a cell are doubled inside it and closed at its end"
+            yield Row(first, {}, problem=reason + _swallowed(first, reader.line_num))
             continue
         if not any(record):
             continue
         if not header:
             header = _header(uri, first, record)
         elif len(record) != len(header):
-            yield Row(first, {}, problem=f"{len(record)} cells; wanted {len(header)}, as in the header (a cell with a comma needs quotes)")
+            reason = f"{len(record)} cells; wanted {len(header)}, as in the header (a cell with a comma needs quotes)"
+            yield Row(first, {}, problem=reason + _swallowed(first, reader.line_num))
         elif any(UNDECODED.search(cell) for cell in record):
             yield Row(first, {}, problem="not UTF-8")
         else:
             yield Row(first, {column: cell for column, cell in zip(header, record, strict=True) if cell}, text=True)
+
+
+def _swallowed(first: int, last: int) -> str:
+    """What a quote that is not closed costs."""
+    return f"; the lines up to {last} were taken for a part of it" if last > first else ""
 
 
 def _header(uri: str, line: int, record: list[str]) -> list[str]:
@@ -157,18 +180,35 @@ def _parquet(uri: str, stream: BinaryIO, head: bytes) -> Iterator[Row]:
         stream.seek(0)
     else:
         stream = BytesIO(head + stream.read())
+    pa.allocate_buffer(1)  # Arrow's allocator sets a gigabyte aside when it is first asked; this is not to count as the file's
     try:
         table = pq.ParquetFile(stream)
+        if table.metadata.num_columns > MAX_COLUMNS:
+            raise ConfigError(f"catalogue {uri} has {table.metadata.num_columns} columns; this is not a catalogue")
         twins = [name for name, count in Counter(table.schema_arrow.names).items() if count > 1]
         if twins:
             raise ConfigError(f"catalogue {uri}: the column {twins[0]!r} is there twice")
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for index in range(batch.num_rows):
-                number += 1
-                yield _parquet_row(number, batch.slice(index, 1))
+        number = unpacked = 0
+        batches = table.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        while True:
+            # A few bytes can stand for gigabytes, and the file's own word for how many is no use.
+            with ceiling(MAX_UNPACKED_BYTES):
+                batch = next(batches, None)
+                rows = [_parquet_row(number + index + 1, batch.slice(index, 1)) for index in range(batch.num_rows)] if batch else []
+            if batch is None:
+                return
+            yield from rows
+            number, unpacked = number + len(rows), unpacked + batch.nbytes
+            if unpacked > MAX_UNPACKED_BYTES:
+                raise ConfigError(_swollen(uri))
+    except MemoryError as error:  # Arrow's is of this kind, too
+        raise ConfigError(_swollen(uri)) from error
     except (pa.ArrowException, ValueError, OSError, EOFError) as error:  # ValueError: a column name that is not UTF-8
         raise ConfigError(f"catalogue {uri} cannot be read as Parquet: {error}") from error
+
+
+def _swollen(uri: str) -> str:
+    return f"catalogue {uri} swells to more than {MAX_UNPACKED_BYTES} bytes when it is unpacked; split it, or mend what wrote it"
 
 
 def _parquet_row(number: int, one: Any) -> Row:

@@ -3,15 +3,17 @@
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, TypeVar
 
 from pipeline.keys import weights_digest
-from pipeline.storage import Storage, locate
+from pipeline.places import locate
+from pipeline.storage import Storage
 from stages.model.weights.locate import BUNDLED
 from stages.model.weights.locate import locate as locate_local
 from stages.settings import Place, Settings
@@ -44,6 +46,30 @@ def on_this_node(storage: Storage, settings: S) -> S:
     return settings.model_copy(update=changed) if changed else settings
 
 
+def copies_folder(storage: Storage) -> Path:
+    """Where on a node the copies lie."""
+    return Path(storage.settings.cache) / "weights"
+
+
+def unused_copies(home: Path, before: float) -> Iterator[Path]:
+    """Copies under `home`, whole or broken off, that were last used before that moment (seconds since 1970), each locked while the caller has it."""
+    for lock in home.glob("*.lock"):
+        with suppress(BlockingIOError), open(lock) as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for copy in (lock.with_suffix(""), lock.with_suffix(".part")):
+                if copy.exists() and copy.stat().st_mtime < before:
+                    yield copy
+
+
+def remove_copy(copy: Path) -> None:
+    """Takes a locked copy away. Processes that have its files open keep them; half a copy is never taken for a whole one."""
+    part = copy.with_suffix(".part")
+    if copy != part:
+        rmtree(part, ignore_errors=True)
+        copy.rename(part)
+    rmtree(part, ignore_errors=True)
+
+
 def _places(settings: Settings) -> Iterator[str]:
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -62,7 +88,7 @@ def _copy(storage: Storage, uri: str) -> Path:
     """A folder or file at `uri`, on this node. Named by what is there now, so that a changed model is another copy."""
     files = storage.walk(uri)
     name = hashlib.sha256(json.dumps([uri, {part: [stat.bytes, stat.version] for part, stat in sorted(files.items())}]).encode()).hexdigest()
-    home = Path(storage.settings.cache) / "weights"
+    home = copies_folder(storage)
     home.mkdir(parents=True, exist_ok=True)
     whole, part = home / name, home / f"{name}.part"
     with _alone(home / f"{name}.lock"):  # the ranks of a gang ask at once
@@ -72,6 +98,7 @@ def _copy(storage: Storage, uri: str) -> Path:
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
                 list(threads.map(lambda file: _download(storage, uri, file, part), files))
             part.rename(whole)
+        os.utime(whole)  # used now: `dub gc` takes away what has long been unused
     return whole / Path(uri).name if "" in files else whole
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from stages.records import Artifact
 from stages.settings import Settings
+
+T = TypeVar("T")
 
 
 class Files(Protocol):
@@ -17,6 +19,13 @@ class Files(Protocol):
 
     def keep(self, path: Path, kind: str) -> Artifact:
         """Stores a finished local file for good and says where. The file may be moved away."""
+
+    def recall(self, number: int, type_: type[T]) -> T | None:
+        """What this call or an earlier one for the same result has remembered under `number`; None where nothing is, or where its files have gone."""
+
+    def remember(self, number: int, record: T) -> T:
+        """Commits a piece of the result at once, so that a call that is broken off can be taken up behind it. Returns what holds from now on: the
+        given record, or that of another call that was quicker."""
 
     def scratch(self) -> Path:
         """A fresh local directory that is gone when the call has ended."""
@@ -33,6 +42,7 @@ class Seat:
     world: int = 1
     device: str = "cpu"
     rendezvous: str = ""  # "tcp://host:port" of rank 0's store; empty where the world is 1
+    low_memory: bool = False  # the GPU was too small before: get by with less of its memory, more slowly, but with the same bits
 
 
 class Stage(Protocol):

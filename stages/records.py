@@ -203,6 +203,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Take:
+    """A finished window, and what the next one starts from: enough to go on in another process, on another machine, with the same bits."""
+
+    chunk: Chunk
+    motion: Artifact | None  # "motion/safetensors": `frames` [1, 3, motion_frames, H, W], float32; None behind a segment's last window
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A segment's frames, window by window."""
 

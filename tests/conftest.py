@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 
@@ -10,6 +11,11 @@ import yaml
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pipeline.storage import Storage, StorageSettings
+
+# The same examples on every machine, however slow it is; `pytest --hypothesis-profile=search` looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("search", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile("same")
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.pools.lastwords import Witness, bear_witness, last_words
 from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import FailureClass, Fault, tail, until_done
-from pipeline.pools.settings import ActorSettings, RetrySettings
+from pipeline.pools.retry import FailureClass, Fault, Patience, fault_of, tail
+from pipeline.pools.settings import ActorSettings
 from pipeline.pools.slots import Slots
-from pipeline.pools.together import Watch, together
+from pipeline.pools.together import Ended, Watch, together
 from pipeline.pools.worker import Part, Worker
 from pipeline.storage import StorageSettings
 from stages.contract import Seat, Stage
@@ -20,23 +23,45 @@ from stages.errors import ConfigError
 Handle = Any
 """A Ray actor; its methods come to be at run time, so no type knows them."""
 
+ASKING_SECONDS = 20.0
+LOSSES = (FailureClass.WORKER_LOST, FailureClass.GANG_LOST, FailureClass.HOST_OOM)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker runs."""
+
+    node: str  # Ray's id
+    witness: Witness
+
+
+class Hand(Worker):
+    """A worker on a Ray actor."""
+
+    def settle(self) -> Place:
+        """Says where it came to be, once it has."""
+        return Place(ray.get_runtime_context().get_node_id(), bear_witness())
+
 
 class ActorPool:
     """As many desks as the settings say, each with a worker of its own."""
 
     def __init__(
-        self, name: str, stage: Stage, settings: ActorSettings, storage: StorageSettings, *, placement_seconds: float, retry: RetrySettings
+        self, name: str, stage: Stage, settings: ActorSettings, storage: StorageSettings, *, placement_seconds: float, patience: Patience
     ) -> None:
         self._desks = [Desk(name, stage, settings, storage, placement_seconds) for _ in range(settings.actors)]
         self._slots = Slots(self._desks)
-        self._retry = retry
+        self._patience = patience
 
     async def run(self, order: Order, on_part: OnPart) -> Any:
-        async def once() -> Any:
+        async def once(heard: OnPart, low_memory: bool) -> Any:
             async with self._slots.place(order.priority) as desk:
-                return await desk.serve(order, on_part)
+                return await desk.serve(order, heard, low_memory)
 
-        return await until_done(order, once, self._retry)
+        return await self._patience.until_done(order, on_part, once)
+
+    def drain(self) -> None:
+        self._slots.close()
 
     async def close(self) -> None:
         self._slots.close()
@@ -53,30 +78,27 @@ class Desk:
         self._arguments = (stage, storage, settings.threads)
         self._placement_seconds = placement_seconds
         self._worker: Handle | None = None
+        self._places: list[Place] = []
+        self._low_memory = False
 
-    async def serve(self, order: Order, on_part: OnPart) -> Any:
-        """The record, or a `Fault`. The worker of a call that is broken off dies with it."""
+    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+        """The record, or a `Fault`. The worker of a call that is broken off dies with it; one that gets by with less memory stays."""
         watch = Watch(self._settings.watchdog_seconds)
         try:
-            if self._worker is None:
-                self._worker = self._hire()
-                await placed(self._name, [self._worker], self._asked(), self._placement_seconds)
-                watch.heard()
-                opened = await together([opening(self._worker, self._seat())], watch, 0)
-                if (fault := opened.verdict()) is not None:
-                    self.dismiss()
-                    return fault
-                watch.heard()
+            if low_memory and not self._low_memory:
+                self.dismiss()
+            if self._worker is None and (fault := await self._take_on(low_memory)) is not None:
+                self.dismiss()
+                return fault.at_opening()
+            watch.heard()
             ended = await together([replying(self._worker, order, on_part, watch)], watch, 0)
-        except RayError as error:
-            self.dismiss()
-            return loss(error)
+            verdict = await with_last_words(ended, self._places)
         except BaseException:
             self.dismiss()
             raise
         if not ended.intact:
             self.dismiss()
-        return ended.verdict()
+        return verdict
 
     def dismiss(self) -> None:
         """Ends the worker at once."""
@@ -84,14 +106,22 @@ class Desk:
             ray.kill(self._worker)
             self._worker = None
 
-    def _hire(self) -> Handle:
+    async def _take_on(self, low_memory: bool) -> Fault | None:
+        """Brings up a worker: a place, the process, the stage."""
         settings = self._settings
-        worker: Any = ray.remote(Worker)
-        hired = worker.options(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory_bytes, **NO_SECOND_LIFE)
-        return hired.remote(*self._arguments)
-
-    def _seat(self) -> Seat:
-        return Seat(device="cuda:0" if self._settings.gpus else "cpu")  # Ray shows a process only the GPUs it was given
+        hand: Any = ray.remote(Hand)
+        hired = hand.options(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory_bytes, **NO_SECOND_LIFE)
+        self._worker, self._low_memory = hired.remote(*self._arguments), low_memory
+        try:
+            self._places = await placed(self._name, [self._worker], self._asked(), self._placement_seconds)
+        except ConfigError as error:
+            return fault_of(error)
+        except RayError as error:
+            return loss(error)
+        device = "cuda:0" if settings.gpus else "cpu"  # Ray shows a process only the GPUs it was given
+        opened = await together([opening(self._worker, Seat(device=device, low_memory=low_memory))], Watch(settings.watchdog_seconds), 0)
+        fault: Fault | None = await with_last_words(opened, self._places)
+        return fault
 
     def _asked(self) -> str:
         return words({"CPU": self._settings.cpus, "GPU": self._settings.gpus, "memory": self._settings.memory_bytes or 0})
@@ -100,11 +130,11 @@ class Desk:
 NO_SECOND_LIFE: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
 
 
-async def placed(name: str, workers: Sequence[Handle], asked: str, seconds: float) -> None:
-    """Waits until the processes run somewhere. Raises ConfigError when the cluster has found no room for them."""
+async def placed(name: str, workers: Sequence[Handle], asked: str, seconds: float) -> list[Place]:
+    """Waits until the processes run somewhere, and says where. Raises ConfigError when the cluster has found no room for them."""
     try:
         async with asyncio.timeout(seconds):  # `wait_for` would leave the gathering's own CancelledError to be complained of
-            await asyncio.gather(*(worker.__ray_ready__.remote() for worker in workers))
+            return list(await asyncio.gather(*(worker.settle.remote() for worker in workers)))
     except TimeoutError:
         nodes = [f"{node['NodeManagerHostname']}: {words(node['Resources'])}" for node in ray.nodes() if node["Alive"]]
         raise ConfigError(
@@ -149,6 +179,11 @@ def loss(error: RayError) -> Fault:
     """What Ray's own errors mean. Errors of the stage do not come this way: a worker gives them as a `Fault`."""
     if isinstance(error, RayTaskError):
         return Fault(FailureClass.CODE, str(error.cause), tail(error.traceback_str))
+    if isinstance(error, OutOfMemoryError):
+        told = str(error).strip().partition("\n")[0]
+        return Fault(
+            FailureClass.HOST_OOM, f"killed because its machine ran out of memory; set memory_bytes aside for it, or run fewer beside it: {told}", ""
+        )
     told = str(error).partition("Some common causes")[0]  # Ray's advice for the general case is long
     reason = f"{type(error).__name__}: {' '.join(told.split())}"
     # A whole machine gone shows as any of these, depending on who notices first; Ray tells the last from a dead process only in words.
@@ -156,3 +191,26 @@ def loss(error: RayError) -> Fault:
         isinstance(error, ActorDiedError) and (error.preempted or "node has died" in str(error))
     )
     return Fault(FailureClass.NODE_LOST if node else FailureClass.WORKER_LOST, reason, "")
+
+
+async def with_last_words(ended: Ended, places: Sequence[Place]) -> Any:
+    """The verdict; where it is about processes that died or fell silent, with what they wrote before, or where they stand."""
+    verdict = ended.verdict()
+    if not isinstance(verdict, Fault) or verdict.kind not in LOSSES or verdict.trace:
+        return verdict
+    dead = [place for place, answer in enumerate(ended.answers) if isinstance(answer, Fault) and not answer.trace]
+    asked = dead or ended.hushed
+    words = await asyncio.gather(*(_asking(places[place], hung=not dead) for place in asked))
+    told = [f"{place}: {line}" if len(places) > 1 else line for place, said in zip(asked, words, strict=True) for line in said.splitlines()]
+    return replace(verdict, trace="\n".join(told))
+
+
+async def _asking(place: Place, hung: bool) -> str:
+    """The last words of one process; nothing where its machine does not answer either."""
+    here = NodeAffinitySchedulingStrategy(place.node, soft=False)
+    reading: Any = ray.remote(last_words)
+    try:
+        async with asyncio.timeout(ASKING_SECONDS):
+            return str(await reading.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(place.witness, hung))
+    except (RayError, TimeoutError):
+        return ""

@@ -9,15 +9,17 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pipeline.pools.actors import NO_SECOND_LIFE, Handle, loss, opening, placed, replying, words
+from pipeline.pools.actors import NO_SECOND_LIFE, Hand, Handle, Place, loss, opening, placed, replying, with_last_words, words
+from pipeline.pools.pace import Pace
 from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import FailureClass, Fault, until_done
-from pipeline.pools.settings import GangSettings, RetrySettings
+from pipeline.pools.retry import FailureClass, Fault, Patience, fault_of
+from pipeline.pools.settings import GangSettings
 from pipeline.pools.slots import Slots
 from pipeline.pools.together import Watch, together
-from pipeline.pools.worker import Worker
 from pipeline.storage import StorageSettings
 from stages.contract import Seat, Stage
+from stages.errors import ConfigError
+from stages.records import Chunk
 
 HOST = "127.0.0.1"  # a gang is packed on one node
 
@@ -34,18 +36,22 @@ class GangPool:
         storage: StorageSettings,
         *,
         placement_seconds: float,
-        retry: RetrySettings,
+        patience: Patience,
     ) -> None:
-        self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds) for _ in range(settings.gangs)]
+        pace = Pace(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
+        self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds, pace) for _ in range(settings.gangs)]
         self._slots = Slots(self._gangs)
-        self._retry = retry
+        self._patience = patience
 
     async def run(self, order: Order, on_part: OnPart) -> Any:
-        async def once() -> Any:
+        async def once(heard: OnPart, low_memory: bool) -> Any:
             async with self._slots.place(order.priority) as gang:
-                return await gang.serve(order, on_part)
+                return await gang.serve(order, heard, low_memory)
 
-        return await until_done(order, once, self._retry)
+        return await self._patience.until_done(order, on_part, once)
+
+    def drain(self) -> None:
+        self._slots.close()
 
     async def close(self) -> None:
         self._slots.close()
@@ -53,7 +59,7 @@ class GangPool:
             gang.disband()
 
 
-class Rank(Worker):
+class Rank(Hand):
     """A worker that has peers."""
 
     def host(self) -> str:
@@ -76,30 +82,48 @@ class Rank(Worker):
 class Gang:
     """A place for one gang. It is lost as a whole and replaced as a whole; its place on the cluster is kept, and moved by Ray if a node dies."""
 
-    def __init__(self, name: str, stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, placement_seconds: float) -> None:
+    def __init__(
+        self, name: str, stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, placement_seconds: float, pace: Pace
+    ) -> None:
         self._name = name
         self._degree = degree
         self._settings = settings
         self._arguments = (stage, storage, settings.threads)
         self._placement_seconds = placement_seconds
         self._room: PlacementGroup | None = None
+        self._pace = pace
         self._ranks: list[Handle] = []
+        self._places: list[Place] = []
+        self._low_memory = False
 
-    async def serve(self, order: Order, on_part: OnPart) -> Any:
-        """Rank 0's record, or a `Fault`. All ranks get the same order. A gang whose call is broken off dies with it."""
-        watch = Watch(self._settings.watchdog_seconds)
+    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+        """Rank 0's record, or a `Fault`. All ranks get the same order.
+
+        A gang whose call is broken off dies with it. One that gets by with less memory stays: it is hardly slower, and another call may need it.
+        """
         try:
-            if not self._ranks and (fault := await self._muster()) is not None:
+            if low_memory and not self._low_memory:
                 self.dismiss()
-                return _of_gang(fault)
-            watch.heard()
-            ended = await together([replying(rank, order, on_part, watch) for rank in self._ranks], watch, self._settings.settle_seconds)
+            if not self._ranks and (fault := await self._muster(low_memory)) is not None:
+                self.dismiss()
+                return _of_gang(fault.at_opening())
+            kind = (order.pace, self._low_memory)
+            watch = Watch(self._pace.patience(kind))
+
+            def heard(part: Any) -> None:
+                if isinstance(part, Chunk):
+                    self._pace.heard(kind, watch.silence)
+                    watch.seconds = self._pace.patience(kind)
+                on_part(part)
+
+            ended = await together([replying(rank, order, heard, watch) for rank in self._ranks], watch, self._settings.settle_seconds)
+            verdict = await with_last_words(ended, self._places)
         except BaseException:
             self.dismiss()
             raise
         if not ended.intact:
             self.dismiss()
-        return _of_gang(ended.verdict())
+        return _of_gang(verdict)
 
     def dismiss(self) -> None:
         """Ends all ranks at once: one that waits in a collective for a lost one hears nothing else."""
@@ -114,7 +138,7 @@ class Gang:
             remove_placement_group(self._room)
             self._room = None
 
-    async def _muster(self) -> Fault | None:
+    async def _muster(self, low_memory: bool) -> Fault | None:
         """Brings up all ranks: a place on one node, the processes, the store they meet at, the weights."""
         settings, degree = self._settings, self._degree
         each = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, "memory": float(settings.memory_bytes_per_rank or 0)}
@@ -124,14 +148,18 @@ class Gang:
         wanted = {"num_cpus": settings.cpus_per_rank, "num_gpus": settings.gpus_per_rank, "memory": settings.memory_bytes_per_rank, **NO_SECOND_LIFE}
         rank: Any = ray.remote(Rank)
         self._ranks = [rank.options(scheduling_strategy=seat, **wanted).remote(*self._arguments) for seat in seats]
+        self._low_memory = low_memory
         try:
-            await placed(self._name, self._ranks, f"a gang of {degree} x ({words(each)})", self._placement_seconds)
+            self._places = await placed(self._name, self._ranks, f"a gang of {degree} x ({words(each)})", self._placement_seconds)
             rendezvous = "" if degree == 1 else await self._ranks[0].host.remote()
+        except ConfigError as error:
+            return fault_of(error)
         except RayError as error:
             return loss(error)
         device = "cuda:0" if settings.gpus_per_rank else "cpu"
-        calls = [opening(rank, Seat(index, degree, device, rendezvous)) for index, rank in enumerate(self._ranks)]
-        return (await together(calls, Watch(settings.open_seconds), settings.settle_seconds)).verdict()
+        calls = [opening(rank, Seat(index, degree, device, rendezvous, low_memory)) for index, rank in enumerate(self._ranks)]
+        fault: Fault | None = await with_last_words(await together(calls, Watch(settings.open_seconds), settings.settle_seconds), self._places)
+        return fault
 
 
 def _of_gang(answer: Any) -> Any:

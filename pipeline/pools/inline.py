@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import Fault, until_done
-from pipeline.pools.settings import RetrySettings
+from pipeline.pools.retry import Fault, Patience
 from pipeline.pools.slots import Slots
 from pipeline.pools.worker import Part, Worker
 from stages.contract import Seat
@@ -18,33 +17,36 @@ Turn = Slots[None]
 class InlinePool:
     """Serves one order at a time and holds up everything else meanwhile."""
 
-    def __init__(self, hire: Callable[[], Worker], turn: Turn, retry: RetrySettings) -> None:
+    def __init__(self, hire: Callable[[], Worker], turn: Turn, patience: Patience) -> None:
         self._hire = hire
         self._turn = turn
-        self._retry = retry
+        self._patience = patience
         self._worker: Worker | None = None
 
     async def run(self, order: Order, on_part: OnPart) -> Any:
-        async def once() -> Any:
+        async def once(heard: OnPart, low_memory: bool) -> Any:
             async with self._turn.place(order.priority):
-                return await self._serve(order, on_part)
+                return await self._serve(order, heard, low_memory)
 
-        return await until_done(order, once, self._retry)
+        return await self._patience.until_done(order, on_part, once)
+
+    def drain(self) -> None:
+        self._turn.close()
 
     async def close(self) -> None:
         self._turn.close()
         self._dismiss()
 
-    async def _serve(self, order: Order, on_part: OnPart) -> Any:
+    async def _serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
         if self._worker is None:
             worker = self._hire()
-            if (fault := worker.open(Seat())) is not None:
-                return fault
+            if (fault := worker.open(Seat(low_memory=low_memory))) is not None:
+                return fault.at_opening()
             self._worker = worker
         for reply in self._worker.work(order):
             if isinstance(reply, Part):
+                await asyncio.sleep(0.001)  # between windows the others may move, and signals are heard
                 on_part(reply.value)
-                await asyncio.sleep(0)  # between windows the others may move
             elif isinstance(reply, Fault):
                 if not reply.harmless:
                     self._dismiss()

@@ -1,10 +1,12 @@
 """The pools of a run, by the name of their stage."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from pipeline.pools.alarm import Alarm
 from pipeline.pools.inline import InlinePool, Turn
 from pipeline.pools.pool import Pool
+from pipeline.pools.retry import Patience
 from pipeline.pools.settings import GangSettings, InlineSettings, PoolsSettings
 from pipeline.pools.worker import Worker
 from pipeline.storage import StorageSettings
@@ -12,13 +14,19 @@ from stages.contract import Stage
 from stages.errors import ConfigError
 
 
-def open_pools(stages: Mapping[str, Stage], degree: int, settings: PoolsSettings, storage: StorageSettings) -> dict[str, Pool]:
-    """One pool per stage, still without workers: those come with the first orders. `degree` processes make a gang."""
+def open_pools(
+    stages: Mapping[str, Stage], degree: int, settings: PoolsSettings, storage: StorageSettings, stop: Callable[[str], None]
+) -> dict[str, Pool]:
+    """One pool per stage, still without workers: those come with the first orders. `degree` processes make a gang.
+
+    `stop` is called, once and with the reason, when the same error keeps meeting order after order.
+    """
+    patience = Patience(settings.retry, Alarm(settings.same_error_limit, stop))
     if isinstance(settings, InlineSettings):
         if degree > 1:
             raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
         turn = Turn([None])
-        return {name: InlinePool(partial(Worker, stage, storage, settings.threads), turn, settings.retry) for name, stage in stages.items()}
+        return {name: InlinePool(partial(Worker, stage, storage, settings.threads), turn, patience) for name, stage in stages.items()}
 
     from pipeline.pools.actors import ActorPool
     from pipeline.pools.gangs import GangPool
@@ -27,7 +35,7 @@ def open_pools(stages: Mapping[str, Stage], degree: int, settings: PoolsSettings
     for name, stage in stages.items():
         share = getattr(settings, name)
         if isinstance(share, GangSettings):
-            pools[name] = GangPool(name, stage, degree, share, storage, placement_seconds=settings.placement_seconds, retry=settings.retry)
+            pools[name] = GangPool(name, stage, degree, share, storage, placement_seconds=settings.placement_seconds, patience=patience)
         else:
-            pools[name] = ActorPool(name, stage, share, storage, placement_seconds=settings.placement_seconds, retry=settings.retry)
+            pools[name] = ActorPool(name, stage, share, storage, placement_seconds=settings.placement_seconds, patience=patience)
     return pools

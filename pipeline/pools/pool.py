@@ -25,6 +25,7 @@ class Order:
     records: tuple[Any, ...]  # the stage's arguments
     label: Label
     priority: tuple[float, ...]  # smaller goes first: jobs begun earlier, then the longest piece of work
+    pace: tuple[Any, ...] = ()  # calls of equal pace should need equally long for a window: what size it has, for how many speakers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class Pool(Protocol):
 
     async def run(self, order: Order, on_part: OnPart) -> Any:
         """The stage's committed record. Raises BadInput, ConfigError, or `Exhausted` when the budget of tries is spent."""
+
+    def drain(self) -> None:
+        """Takes no more orders: those that wait for a place, or come later, end with CancelledError. Those that are worked at go on."""
 
     async def close(self) -> None:
         """Ends every process of the pool. Work in progress is lost."""

@@ -10,7 +10,10 @@ MIN_OBJECT_STORE_BYTES = 80 * 2**20  # Ray starts with no less than 75 MB
 
 
 class RetrySettings(Settings):
-    """How many tries an order has per class of failure (see `FailureClass`); bad input and impossible settings have one."""
+    """How many tries an order has per class of failure (see `FailureClass`); bad input and impossible settings have one.
+
+    Tries are counted anew whenever an order has got a window further than ever before: what they bound are failures at one and the same place.
+    """
 
     storage: Neutral[PositiveInt]
     """Tries that may end in a storage or network hiccup, each after a longer wait."""
@@ -20,14 +23,16 @@ class RetrySettings(Settings):
     """Gangs that may break over one order."""
     node_lost: Neutral[PositiveInt]
     """Machines that may vanish under one order, which is hardly the order's fault."""
+    host_oom: Neutral[PositiveInt]
+    """Processes that may run out of their machine's memory over one order."""
     gpu_oom: Neutral[PositiveInt]
-    """Tries that may run out of GPU memory; each next one gets a fresh process, whose memory is not fragmented."""
+    """Tries that may run out of GPU memory; each next one gets a fresh process that gets by with less (see `Seat.low_memory`)."""
     numeric: Neutral[PositiveInt]
     """Tries that may end in NaN or another broken number."""
     code: Neutral[PositiveInt]
     """Tries that may end in an error nobody foresaw."""
     backoff_seconds: Neutral[PositiveFloat]
-    """Wait before the second try after a storage failure or a lost machine; it doubles with every further one and is jittered."""
+    """Wait before the second try after a failure of the storage, of a machine or of its memory; it doubles with every further one and is jittered."""
     backoff_limit_seconds: Neutral[PositiveFloat]
     """The longest such wait."""
 
@@ -65,7 +70,11 @@ class GangSettings(Settings):
     open_seconds: Neutral[PositiveFloat]
     """Time a gang has to load its weights and to meet; after that it counts as lost."""
     watchdog_seconds: Neutral[PositiveFloat]
-    """A gang that gives no sign for this long, neither a window nor a result, is killed and its order tried again."""
+    """A gang that gives no sign for this long, neither a window nor a result, is killed and its order tried again; the longest bound."""
+    watchdog_factor: Neutral[float] = Field(gt=1)
+    """Once windows of a kind have been seen, the watchdog waits this many times as long as the slowest of them took, and no longer."""
+    watchdog_floor_seconds: Neutral[PositiveFloat]
+    """But never less than this: storage may stutter between windows."""
     settle_seconds: Neutral[PositiveFloat]
     """Once a rank has failed, how long the others may take to end as well: a gang whose ranks all end in good order lives on."""
 
@@ -79,6 +88,8 @@ class InlineSettings(Settings):
     """Jobs begun and not yet ended."""
     threads: Neutral[PositiveInt]
     """Threads for tensor work."""
+    same_error_limit: Neutral[PositiveInt]
+    """Orders of a stage that may fail with one and the same error before the run is stopped (see `Alarm`)."""
     retry: Neutral[RetrySettings]
 
 
@@ -91,6 +102,8 @@ class RaySettings(Settings):
     """Jobs begun and not yet ended; enough to keep the gangs busy, few enough that films are finished rather than begun."""
     placement_seconds: Neutral[PositiveFloat]
     """Time the cluster has to find room for a process or gang, new nodes included where it scales by itself."""
+    same_error_limit: Neutral[PositiveInt]
+    """Orders of a stage that may fail with one and the same error before the run is stopped (see `Alarm`)."""
     ingest: Neutral[ActorSettings]
     segment: Neutral[ActorSettings]
     listen: Neutral[ActorSettings]

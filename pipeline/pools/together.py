@@ -12,6 +12,7 @@ TELLING = (
     FailureClass.INPUT,
     FailureClass.CONFIG,
     FailureClass.NODE_LOST,
+    FailureClass.HOST_OOM,
     FailureClass.GPU_OOM,
     FailureClass.NUMERIC,
     FailureClass.STORAGE,
@@ -21,16 +22,21 @@ TELLING = (
 )
 """From cause to consequence: when a rank fails, those it leaves behind complain of lost connections or of nonsense."""
 
+LOOKING_SECONDS = 1.0  # how often patience is looked at, which a sign may have changed
+
 
 class Watch:
     """Counts the time since somebody last gave a sign."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds = seconds  # of patience; may change on the way
+        self.silence = 0.0  # seconds: the one that the last sign broke
         self._heard = monotonic()
 
     def heard(self) -> None:
-        self._heard = monotonic()
+        now = monotonic()
+        self.silence = now - self._heard
+        self._heard = now
 
     def left(self) -> float:
         """Seconds until patience ends."""
@@ -76,7 +82,7 @@ async def together(calls: Sequence[Coroutine[Any, Any, Any]], watch: Watch, sett
     settling: Watch | None = None
     try:
         while pending and (left := (settling or watch).left()) > 0:
-            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, pending = await asyncio.wait(pending, timeout=min(left, LOOKING_SECONDS), return_when=asyncio.FIRST_COMPLETED)
             if settling is None and any(isinstance(task.result(), Fault) for task in done):
                 settling = Watch(settle_seconds)
         answers = tuple(None if task in pending else task.result() for task in tasks)

@@ -48,11 +48,11 @@ class Worker:
     def open(self, seat: Seat) -> Fault | None:
         """Makes the stage ready to work at this seat."""
         self._seat = seat
+        if seat.low_memory:
+            os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less is lost between blocks; read by torch when it starts
         try:
             self._storage = Storage(self._storage_settings)
-            local = on_this_node(self._storage, self._stage.config)
-            if local != self._stage.config:
-                self._stage = type(self._stage)(local)
+            self._stage = with_local_weights(self._stage, self._storage)
             self._stage.open(seat)
         except Exception as error:  # noqa: BLE001 - whatever it is, the driver decides what it means
             return fault_of(error)
@@ -86,3 +86,9 @@ class Worker:
     def close(self) -> None:
         """Lets go of what `open` took."""
         self._stage.close()
+
+
+def with_local_weights(stage: Stage, storage: Storage) -> Stage:
+    """The stage, still closed, with its weights on this node's disk."""
+    local = on_this_node(storage, stage.config)
+    return stage if local == stage.config else type(stage)(local)

@@ -41,10 +41,11 @@ REFUSED_ERRNO = {
 }
 
 
-def insist(call: Callable[[], T], uri: str, attempts: int) -> T:
+def insist(call: Callable[[], T], uri: str, attempts: int, *, creating: bool = False) -> T:
     """The call's result; what may pass is tried `attempts` times with growing random waits ("full jitter", AWS Architecture Blog, 2015).
 
-    Raises Missing, Taken, Refused, ConfigError or Transient; what is none of these is a bug and comes through as it is.
+    Raises Missing, Taken (only where a call is `creating`), Refused, ConfigError or Transient; what is none of these is a bug and comes
+    through as it is.
     """
     attempt = 0
     while True:
@@ -55,6 +56,8 @@ def insist(call: Callable[[], T], uri: str, attempts: int) -> T:
             meaning = meaning_of(error, uri)
             if meaning is None:
                 raise
+            if isinstance(meaning, Taken) and not creating:
+                meaning = Transient(f"{uri}: the server refused on a condition that it was not given ({error})")
             if not isinstance(meaning, Transient) or attempt >= attempts:
                 raise meaning from error
             wait = uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt))
@@ -112,6 +115,8 @@ def _meaning_of_response(response: dict[str, Any], error: Exception, uri: str) -
         return ConfigError(f"{uri}: the server does not accept the credentials ({said}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if code in REGION_CODES or status == 301:
         return ConfigError(f"{uri}: wrong region or endpoint ({said}); set storage.options.s3.region_name and endpoint_url")
+    if code == "NoSuchUpload":  # completed, and the answer was lost; or aborted under our hands: begun anew, it is right in both cases
+        return Transient(f"{uri}: the upload is over or was given up")
     if status == 404:
         return Missing(f"{uri} is not there")
     return Refused(f"{uri}: the server answered {said}")

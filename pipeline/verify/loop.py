@@ -146,7 +146,7 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         engine,
         segment,
         Script(segment, conditions, speech, "cpu", compat_upstream=True),
-        lambda fresh: fresh[0],
+        lambda fresh, _: fresh[0],
         color_strength=call["color_correction_strength"],
         motion_frames=call["motion_frame"],
         noise=lambda window, _: noise[window],

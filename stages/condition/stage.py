@@ -32,6 +32,7 @@ class ConditionStage:
         import torch
 
         from stages.condition.preparer import Preparer
+        from stages.model.offload import offload
         from stages.model.weights.bundle import open_bundle
         from stages.model.weights.locate import locate
 
@@ -39,12 +40,11 @@ class ConditionStage:
             raise ConfigError(f"condition.device is {self.config.device}, but the pool seats condition on {seat.device}; make both the same")
         dtype = torch.bfloat16 if self.config.dtype == "bf16" else torch.float32
         bundle = open_bundle(locate(self.config.weights))
+        text_encoder = bundle.text_encoder(dtype, seat.device)
+        if seat.low_memory:
+            offload(text_encoder.model.encoder.block)
         self._preparer = Preparer(
-            self.config,
-            bundle.codec(torch.float32, seat.device),
-            bundle.image_encoder(dtype, seat.device),
-            bundle.text_encoder(dtype, seat.device),
-            seat.device,
+            self.config, bundle.codec(torch.float32, seat.device), bundle.image_encoder(dtype, seat.device), text_encoder, seat.device
         )
 
     def __call__(self, source: Source, segment: Segment, prompt: Prompt, *, files: Files) -> Conditions:

@@ -17,25 +17,37 @@ from stages.records import Segment
 
 T = TypeVar("T")
 
+Keep = Callable[[Tensor, Tensor], T]
+"""Takes a window's fresh frames [1, 3, F, H, W] and its motion frames [1, 3, motion_frames, H, W], both in [-1, 1]."""
+
 NoiseOfWindow = Callable[[int, Sequence[int]], Tensor]
 """The noise of window number n of the segment, in a shape."""
 
 
 def dub(
-    engine: Engine, segment: Segment, script: Script, keep: Callable[[Tensor], T], *, color_strength: float, motion_frames: int, noise: NoiseOfWindow
+    engine: Engine,
+    segment: Segment,
+    script: Script,
+    keep: Keep[T],
+    *,
+    color_strength: float,
+    motion_frames: int,
+    noise: NoiseOfWindow,
+    start: int = 0,
+    motion: Tensor | None = None,
 ) -> Iterator[T]:
-    """What `keep` makes of each window's fresh frames [1, 3, F, H, W] in [-1, 1], window by window. On ranks other than 0 of a gang: nothing.
+    """What `keep` makes of each window from number `start` on, window by window. On ranks other than 0 of a gang: nothing.
 
-    Colours are corrected before the motion frames are taken, so that a drift is not handed on.
+    `motion` are the motion frames of the window before `start`, as `keep` was given them; rank 0 alone has them. Colours are corrected before the
+    motion frames are taken, so that a drift is not handed on.
     """
     color_reference = script.color_reference
-    motion: Tensor | None = None
-    for number, (window, cue) in enumerate(zip(segment.windows, script.cues(engine.audio_rows), strict=True)):
+    for number, cue in enumerate(script.cues(engine.audio_rows, start), start):
         frames = engine.window(cue, motion, partial(noise, number))
         if frames is None:
             continue
         frames = match_color(frames, color_reference, color_strength)
         motion = frames[:, :, -motion_frames:].clone()
-        kept = keep(fresh(frames, window))
+        kept = keep(fresh(frames, segment.windows[number]), motion)
         del frames
         yield kept

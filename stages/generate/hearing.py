@@ -29,29 +29,34 @@ def heard_rows(start: int, frames: int, available: int, rows: int, tail: Tail) -
 
 
 class Speakers:
-    """The speech features of a film, in the file behind `Speech.features`; read piece by piece."""
+    """The speech features of a film, in the file behind `Speech.features`; read piece by piece.
+
+    The file is opened for each piece: as long as it is, what has been read of it counts as memory of this process, in the end all of it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt")
-        names = set(self._file.keys())
+        self._path = path
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
         self._names = [name for number in range(len(names)) if (name := f"speaker_{number}") in names]
 
     def hear(self, start: int, frames: int, rows: int, *, last: bool, compat_upstream: bool) -> Tensor:
         """The features [P, frames, rows, layers, channels] around the film frames from `start` on; `last`: no window follows in the segment."""
-        silence = self._file.get_tensor("silence")
-        heard = []
-        for name in self._names:
-            features = self._file.get_slice(name)
-            available = features.get_shape()[0]
-            tail: Tail = "silence"
-            if compat_upstream:
-                tail = "mirror" if last and start + frames >= available else "hold"
-            indices = heard_rows(start, frames, available, rows, tail)
-            spoken = indices[indices != SILENCE]
-            if not len(spoken):
-                heard.append(silence.expand(frames, rows, *silence.shape))
-                continue
-            first = int(spoken.min())
-            piece = torch.cat([features[first : int(spoken.max()) + 1], silence[None]])  # silence is its last row
-            heard.append(piece[torch.where(indices == SILENCE, len(piece) - 1, indices - first)])
-        return torch.stack(heard)
+        with safe_open(self._path, framework="pt") as file:
+            silence = file.get_tensor("silence")
+            heard = []
+            for name in self._names:
+                features = file.get_slice(name)
+                available = features.get_shape()[0]
+                tail: Tail = "silence"
+                if compat_upstream:
+                    tail = "mirror" if last and start + frames >= available else "hold"
+                indices = heard_rows(start, frames, available, rows, tail)
+                spoken = indices[indices != SILENCE]
+                if not len(spoken):
+                    heard.append(silence.expand(frames, rows, *silence.shape))
+                    continue
+                first = int(spoken.min())
+                piece = torch.cat([features[first : int(spoken.max()) + 1], silence[None]])  # silence is its last row
+                heard.append(piece[torch.where(indices == SILENCE, len(piece) - 1, indices - first)])
+            return torch.stack(heard)

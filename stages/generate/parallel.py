@@ -132,6 +132,11 @@ def leave(shards: Shards) -> None:
         dist.destroy_process_group()
 
 
+def agree(number: int, shards: Shards, device: torch.device | str) -> int:
+    """Rank 0's number on every rank."""
+    return number if shards.degree == 1 else int(share(torch.tensor([number], device=device)))
+
+
 def from_first(tensor: Tensor | None, shape: Sequence[int], shards: Shards, device: torch.device) -> Tensor:
     """Rank 0's float32 `tensor` on every rank; only rank 0 has one."""
     if tensor is None:

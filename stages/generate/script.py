@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,11 +14,12 @@ from stages.records import Segment
 
 
 class Script:
-    """A segment's conditions and speech. Only one window's is in memory at a time."""
+    """A segment's conditions and speech. Only one window's is in memory at a time: the files are opened anew for each, since what has been read of
+    an open one counts as memory of this process."""
 
     def __init__(self, segment: Segment, conditions: Path, speech: Path, device: torch.device | str, *, compat_upstream: bool) -> None:
         self._segment = segment
-        self._file = safe_open(conditions, framework="pt", device=str(device))
+        self._conditions = conditions
         self._speakers = Speakers(speech)
         self._device = device
         self._compat_upstream = compat_upstream
@@ -25,27 +27,37 @@ class Script:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """[1, 16, T, h, w] of a window."""
-        return tuple(self._file.get_slice("reference.0.latents").get_shape())
+        with self._open() as file:
+            return tuple(file.get_slice("reference.0.latents").get_shape())
 
     @property
     def color_reference(self) -> Tensor:
         """[3, H, W] in [0, 1]."""
-        return self._file.get_tensor("color_reference") / 255
+        with self._open() as file:
+            return file.get_tensor("color_reference") / 255
 
-    def cues(self, audio_rows: int) -> Iterator[Cue]:
-        """A cue for each window, in order; a frame hears `audio_rows` rows of features."""
-        text, null_text = (self._file.get_tensor(name)[None] for name in ("text", "null_text"))
-        masks = self._file.get_tensor("masks") if "masks" in self._file.keys() else None  # noqa: SIM118 - not a dict
-        for window, reference in zip(self._segment.windows, self._file.get_tensor("window_reference").tolist(), strict=True):
+    def cues(self, audio_rows: int, start: int = 0) -> Iterator[Cue]:
+        """A cue for each window from number `start` on, in order; a frame hears `audio_rows` rows of features."""
+        with self._open() as file:
+            text, null_text = (file.get_tensor(name)[None] for name in ("text", "null_text"))
+            masks = file.get_tensor("masks") if "masks" in file.keys() else None  # noqa: SIM118 - not a dict
+            references = file.get_tensor("window_reference").tolist()
+        for number in range(start, len(self._segment.windows)):
+            window, reference = self._segment.windows[number], references[number]
             frames = window.span.frames + window.pad_frames
-            last = window is self._segment.windows[-1]
+            last = number == len(self._segment.windows) - 1
             audio = self._speakers.hear(window.span.start, frames, audio_rows, last=last, compat_upstream=self._compat_upstream)
+            with self._open() as file:
+                image, latents = (file.get_tensor(f"reference.{reference}.{name}") for name in ("clip", "latents"))
             yield Cue(
                 text=text,
                 null_text=null_text,
-                image=self._file.get_tensor(f"reference.{reference}.clip"),
-                reference=self._file.get_tensor(f"reference.{reference}.latents"),
+                image=image,
+                reference=latents,
                 audio=audio.to(self._device),
                 masks=masks,
                 overlap_frames=window.overlap_frames,
             )
+
+    def _open(self) -> Any:
+        return safe_open(self._conditions, framework="pt", device=str(self._device))

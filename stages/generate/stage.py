@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from stages.contract import Files, Seat
 from stages.errors import ConfigError
 from stages.generate.settings import GenerateSettings
-from stages.records import Chunk, Clip, Conditions, Seed, Segment, Speech
+from stages.records import Chunk, Clip, Conditions, Seed, Segment, Speech, Take
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 class GenerateStage:
-    """Segment, conditions, speech and seed in; a `Chunk` per window out as it is made, and the `Clip` last.
+    """Segment, conditions, speech and seed in; a `Chunk` per window out as it is made and remembered, and the `Clip` last.
 
+    Windows that an earlier call has remembered are not made again: the work goes on behind them, with the same bits as if it had never stopped.
     On a gang every rank is called alike; ranks other than 0 take part in the work, yield nothing and keep nothing.
     """
 
@@ -32,6 +33,7 @@ class GenerateStage:
 
         from stages.generate.infinitetalk import InfiniteTalk
         from stages.generate.parallel import join
+        from stages.model.offload import offload
         from stages.model.weights.bundle import open_bundle
         from stages.model.weights.locate import locate
 
@@ -47,6 +49,8 @@ class GenerateStage:
             [(locate(lora.path), lora.scale) for lora in model.loras],
             compat_upstream=self.config.compat == "upstream",
         )
+        if seat.low_memory:
+            offload(transformer.blocks)
         self._engine = InfiniteTalk(
             transformer,
             bundle.codec(torch.float32, seat.device) if seat.rank == 0 else None,
@@ -59,25 +63,31 @@ class GenerateStage:
     def __call__(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed, *, files: Files) -> Iterator[Chunk | Clip]:
         from stages.generate.dubber import dub
         from stages.generate.noise import window_noise
+        from stages.generate.parallel import agree
+        from stages.generate.resume import keep_motion, resume
         from stages.generate.script import Script
         from stages.generate.takes import to_bytes
         from stages.media.footage import write_lossless
 
-        if self._engine is None:
+        if self._engine is None or self._shards is None:
             raise RuntimeError("generating begins with open()")
         upstream = self.config.compat == "upstream"
         script = Script(segment, files.fetch(conditions.tensors), files.fetch(speech.features), self._seat.device, compat_upstream=upstream)
         self._engine.check(script.latent_shape)
+        takes, motion = resume(segment, files, self._seat.device) if self._seat.rank == 0 else ([], None)
+        start = agree(len(takes), self._shards, self._seat.device)
         folder = files.scratch()
-        chunks: list[Chunk] = []
 
-        def keep(fresh: "Tensor") -> Chunk:
+        def keep(fresh: "Tensor", motion: "Tensor") -> Take:
+            number = len(takes)
             pictures = to_bytes(fresh)
             path = folder / "chunk.mkv"
             write_lossless(path, pictures, self.config.model.fps)
-            return Chunk(len(chunks), files.keep(path, "chunk/mkv"), len(pictures))
+            chunk = Chunk(number, files.keep(path, "chunk/mkv"), len(pictures))
+            last = number == len(segment.windows) - 1
+            return files.remember(number, Take(chunk, None if last else keep_motion(motion, folder, files)))
 
-        for chunk in dub(
+        for take in dub(
             self._engine,
             segment,
             script,
@@ -85,11 +95,13 @@ class GenerateStage:
             color_strength=self.config.color_strength,
             motion_frames=self.config.model.motion_frames,
             noise=lambda window, shape: window_noise(seed, segment.index, window, shape),
+            start=start,
+            motion=motion,
         ):
-            chunks.append(chunk)
-            yield chunk
+            takes.append(take)
+            yield take.chunk
         if self._seat.rank == 0:
-            yield Clip(segment.index, segment.span, tuple(chunks))
+            yield Clip(segment.index, segment.span, tuple(take.chunk for take in takes))
 
     def close(self) -> None:
         """Leaves the gang and lets the networks go."""

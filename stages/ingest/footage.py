@@ -22,13 +22,14 @@ from stages.media.encode import add_picture, create, exact_rate
 
 log = getLogger(__name__)
 
+FRAME_PIXELS = 1 << 16  # a smaller frame is as much work as one of so many pixels
 INTERLACED = frozenset({2, 3, 4, 5})  # FFmpeg's AV_FIELD_TT, BB, TB, BT
 
 
 def normalise_footage(path: Path, target: Path, settings: IngestSettings) -> Picture:
     """Writes a user's footage as H.264 in MP4. Raises BadInput for what is no footage, or is too large, too long or cut short."""
-    with open_media(path) as container:
-        stream = picture_stream(container)
+    with open_media(path, settings.max_pixels) as container:
+        stream = picture_stream(container, settings.max_pixels)
         stream.thread_type = "AUTO"
         check_size((stream.codec_context.width, stream.codec_context.height), settings.max_pixels, settings.min_side_px)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
@@ -67,7 +68,7 @@ def timed(frames: Iterable[av.VideoFrame], nominal: Fraction) -> Iterator[Shown[
 def write_footage(shown: Iterable[Shown[av.VideoFrame]], aspect: Fraction, target: Path, settings: IngestSettings) -> Picture:
     """Writes frames with their times as normalised footage; `aspect` is width to height of a stored pixel."""
     rate = exact_rate(settings.fps)
-    remaining = at_constant_rate(within(shown, settings.max_seconds), rate)
+    remaining = at_constant_rate(within(shown, settings.max_seconds, settings.max_gigapixels), rate)
     head = next(remaining, None)
     if head is None:
         raise BadInput("holds a picture of which no frame could be decoded; supply an undamaged file")
@@ -105,10 +106,14 @@ def write_footage(shown: Iterable[Shown[av.VideoFrame]], aspect: Fraction, targe
     return Picture(upright, size, n_frames)
 
 
-def within(shown: Iterable[Shown[av.VideoFrame]], max_seconds: float) -> Iterator[Shown[av.VideoFrame]]:
-    """Passes everything on until it has lasted for too long, then raises BadInput."""
+def within(shown: Iterable[Shown[av.VideoFrame]], max_seconds: float, max_gigapixels: float) -> Iterator[Shown[av.VideoFrame]]:
+    """Passes everything on until it has lasted for too long or been too much work, then raises BadInput."""
     origin: Fraction | None = None
+    pixels = 0
     for item in shown:
+        pixels += max(item.frame.width * item.frame.height, FRAME_PIXELS)
+        if pixels > max_gigapixels * 1e9:
+            raise BadInput(f"is footage of more than {max_gigapixels:g} gigapixels in all; scale it down, cut it, or raise ingest.max_gigapixels")
         origin = item.start if origin is None else origin
         if item.start + item.duration - origin > max_seconds:
             raise BadInput(f"is footage of more than {max_seconds:g} s; cut it, or raise ingest.max_seconds")

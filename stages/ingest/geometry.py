@@ -68,6 +68,8 @@ def fitted_size(size: Size, max_side_px: int, *, even: bool) -> Size:
 
 def check_size(size: Size, max_pixels: int, min_side_px: int) -> None:
     """Raises BadInput for a picture that is too large to be decoded, or too small to show anybody."""
+    if 0 in size:  # FFmpeg does not say how large a picture is that it would not look at
+        raise BadInput(f"has a picture of no known size, or of more than {max_pixels} pixels: scale it down, or supply an undamaged file")
     said = f"is {size[0]}x{size[1]} px"
     if size[0] * size[1] > max_pixels:
         raise BadInput(f"{said}; at most {max_pixels} pixels are taken: scale it down, or raise ingest.max_pixels")

@@ -30,10 +30,14 @@ HEIF = frozenset({"heic", "heix", "heim", "heis", "mif1", "msf1"})
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[InputContainer]:
-    """An open file of one of `FORMATS`, found out by its content. Raises BadInput for anything else."""
+def open_media(path: Path, max_pixels: int) -> Iterator[InputContainer]:
+    """An open file of one of `FORMATS`, found out by its content. Raises BadInput for anything else.
+
+    FFmpeg decodes some frames of every stream to learn about it; of those with more than `max_pixels` it does not.
+    """
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(max_pixels)}
     try:
-        container = av.open(str(path), options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
+        container = av.open(str(path), options=options)
     except av.error.ArgumentError as error:  # what FFmpeg makes of a format that is not on the list
         raise BadInput(f"is of a kind that is never opened here, such as a playlist or a list of other files; {WANTED}") from error
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
@@ -109,8 +113,11 @@ def announced_seconds(stream: Stream) -> Fraction | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def picture_stream(container: InputContainer) -> av.VideoStream:
-    """The best moving picture of a file. Raises BadInput where there is none; the cover of a record is none."""
+def picture_stream(container: InputContainer, max_pixels: int) -> av.VideoStream:
+    """The best moving picture of a file. Raises BadInput where there is none; the cover of a record is none.
+
+    The file may announce a small picture and go on with a large one: a frame of more than `max_pixels` counts as broken and is not decoded.
+    """
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
     stream = best if best in streams else next(iter(streams), None)
@@ -118,6 +125,7 @@ def picture_stream(container: InputContainer) -> av.VideoStream:
         raise BadInput("has no picture, only sound; the source of a job is a photograph or footage")
     if stream.codec_context is None:
         raise BadInput("holds its picture in a codec that cannot be decoded here; convert it to H.264")
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
     return stream
 
 

@@ -39,7 +39,7 @@ def open_photograph(path: Path, settings: IngestSettings) -> Image.Image | None:
     except UnidentifiedImageError:
         return None
     except Image.DecompressionBombError as error:
-        raise BadInput(f"has more pixels than Pillow agrees to decode, ingest.max_pixels is {settings.max_pixels} ({error})") from error
+        raise BadInput(f"has more pixels than can be taken, which are at most {settings.max_pixels} ({error}); scale it down") from error
     except BROKEN as error:
         raise BadInput(f"is a damaged picture ({error}); supply an undamaged file") from error
     check_size(image.size, settings.max_pixels, settings.min_side_px)

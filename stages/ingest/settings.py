@@ -16,10 +16,10 @@ class IngestSettings(Settings):
     """Pictures whose shorter side is less than this are refused, pixels."""
     max_pixels: Decides[int] = Field(gt=0)
     """Pictures with more pixels than this, width times height as stored, are refused before they are decoded."""
+    max_gigapixels: Decides[float] = Field(gt=0)
+    """Footage whose frames together have more pixels than this, as stored, is refused: it would be days of work, 10^9 pixels."""
     max_seconds: Decides[float] = Field(gt=0)
     """Footage and speech longer than this are refused, seconds."""
-    max_bytes: Decides[int] = Field(gt=0)
-    """Files larger than this are refused unopened, bytes."""
     min_decoded_fraction: Decides[float] = Field(gt=0, le=1)
     """Footage and speech are refused as cut short when less than this part of the announced duration can be decoded, 0..1."""
     alpha_color: Decides[tuple[int, int, int]]

@@ -38,7 +38,7 @@ def normalise_speech(path: Path, target: Path, settings: IngestSettings) -> Reco
     gain = gain_into_24_bits(found.peak)
     if gain < 1:
         log.warning("%s reaches %.3f of full scale and is turned down by %.2f dB", path.name, found.peak, -20 * np.log10(gain))
-    with open_media(path) as container:
+    with open_media(path, settings.max_pixels) as container:
         decoding = Decoding(container, sound_stream(container))
         blocks = (whole_numbers(block, gain) for block, _ in sounding(decoding))
         written = write_flac(target, blocks, found.sample_rate, found.layout)
@@ -51,7 +51,7 @@ def survey(path: Path, settings: IngestSettings) -> Recording:
     """Decodes the sound once, keeping nothing: whether it is whole, how long it is and how loud it gets."""
     samples, peak = 0, 0.0
     rate, layout = 0, ""
-    with open_media(path) as container:
+    with open_media(path, settings.max_pixels) as container:
         decoding = Decoding(container, sound_stream(container))
         for block, frame in sounding(decoding):
             rate, layout = frame.sample_rate, frame.layout.name
@@ -63,7 +63,7 @@ def survey(path: Path, settings: IngestSettings) -> Recording:
                 if not np.isfinite(block).all() or peak > MAX_PEAK:
                     raise BadInput(f"holds samples that are no numbers (NaN, infinite or absurd) near {samples / rate:.2f} s; export it again as PCM")
         if samples == 0:
-            raise BadInput("holds no sound: not one sample could be decoded")
+            raise BadInput("holds no sound: not one sample could be decoded; supply an undamaged file")
         decoding.check_complete(Fraction(samples, rate), settings.min_decoded_fraction)
     return Recording(rate, layout, samples, peak)
 

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from stages.listen.loudness import is_silent, level, measure
+from stages.listen.loudness import is_silent, measure
+from stages.listen.recording import Levelled
 from stages.listen.settings import ListenSettings
 from stages.listen.timeline import FRAME_RATE, place
-from stages.model.speech import SAMPLE_RATE, SpeechEncoder
-from stages.model.tensorfile import create
+from stages.model.speech import SAMPLE_RATE, Samples, SpeechEncoder
+from stages.model.tensorfile import lay_out
 from stages.records import Voice
 
 SILENCE_SECONDS = 4
 """Digital silence the encoder hears to say what silence is; the row in its middle is far from both ends."""
+HUSH_ROWS = 256  # written at once
 
 
 def silence_row(encoder: SpeechEncoder) -> np.ndarray:
@@ -24,7 +27,7 @@ def silence_row(encoder: SpeechEncoder) -> np.ndarray:
 
 
 def hear(
-    path: Path, voices: Sequence[Voice], sounds: Sequence[np.ndarray], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
+    path: Path, voices: Sequence[Voice], sounds: Sequence[Samples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
 ) -> tuple[int, tuple[float | None, ...]]:
     """Writes the features of each voice's sound (mono float32 at 16 kHz) to `path`, silence wherever it does not speak.
 
@@ -34,24 +37,32 @@ def hear(
     n_frames = max(one.first_frame + one.frames for one in places)
     shapes = {f"speaker_{index}": (n_frames, *silence.shape) for index in range(len(voices))}
     layout = {name: torch.empty(shape, device="meta") for name, shape in {**shapes, "silence": silence.shape}.items()}
-    tensors = {name: tensor.numpy() for name, tensor in create(path, layout).items()}
-    tensors["silence"][:] = silence
+    starts = lay_out(path, layout)
     loudness = []
-    for index, (sound, where) in enumerate(zip(sounds, places, strict=True)):
-        rows = tensors[f"speaker_{index}"]
-        lufs = measure(sound, SAMPLE_RATE)
-        loudness.append(lufs)
-        stop = where.first_frame + where.frames
-        if is_silent(sound, SAMPLE_RATE, lufs, settings.silence_lufs):
-            rows[:] = silence
-            continue
-        rows[: where.first_frame] = silence
-        rows[stop:] = silence
-        heard = np.pad(level(sound, lufs, settings.target_lufs), (where.lead, where.tail))
-        frame = where.first_frame
-        for piece in encoder.in_chunks(heard, settings.chunk_seconds, settings.context_seconds):
-            rows[frame : frame + len(piece)] = piece.float().cpu().numpy()
-            frame += len(piece)
-        if frame != stop:  # the encoder gives a row for each whole frame, and whole frames are what it was given
-            raise RuntimeError(f"the encoder gave {frame - where.first_frame} rows for {where.frames} frames of sound")
+    with path.open("r+b") as file:
+        file.seek(starts["silence"])
+        file.write(silence.tobytes())
+        for index, (sound, where) in enumerate(zip(sounds, places, strict=True)):
+            lufs = measure(sound, SAMPLE_RATE)
+            loudness.append(lufs)
+            file.seek(starts[f"speaker_{index}"])
+            if is_silent(sound, SAMPLE_RATE, lufs, settings.silence_lufs):
+                write_hush(file, silence, n_frames)
+                continue
+            heard = Levelled(sound, lufs, settings.target_lufs, where.lead, where.tail)
+            write_hush(file, silence, where.first_frame)
+            frames = 0
+            for piece in encoder.in_chunks(heard, settings.chunk_seconds, settings.context_seconds):
+                file.write(piece.float().cpu().numpy().tobytes())
+                frames += len(piece)
+            if frames != where.frames:  # the encoder gives a row for each whole frame, and whole frames are what it was given
+                raise RuntimeError(f"the encoder gave {frames} rows for {where.frames} frames of sound")
+            write_hush(file, silence, n_frames - where.first_frame - where.frames)
     return n_frames, tuple(loudness)
+
+
+def write_hush(file: BinaryIO, silence: np.ndarray, frames: int) -> None:
+    """The row of silence, so many times."""
+    row = silence.tobytes()
+    for start in range(0, frames, HUSH_ROWS):
+        file.write(row * min(HUSH_ROWS, frames - start))

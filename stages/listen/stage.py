@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ListenStage:
-    """Source in, Speech out: a float32 row for every frame up to the end of the speech. Memory grows with the sound, not with its features."""
+    """Source in, Speech out: a float32 row for every frame up to the end of the speech. What is held in memory grows with neither."""
 
     def __init__(self, config: ListenSettings) -> None:
         self.config = config
@@ -32,8 +32,9 @@ class ListenStage:
 
     def __call__(self, source: Source, *, files: Files) -> Speech:
         from stages.listen.hearing import hear
+        from stages.listen.recording import Recording
         from stages.listen.timeline import FRAME_RATE
-        from stages.media.sound import read_mono
+        from stages.media.sound import mono_blocks
         from stages.model.speech import SAMPLE_RATE
 
         if self._ear is None:
@@ -43,8 +44,12 @@ class ListenStage:
             raise ConfigError(
                 f"the film has {source.fps:g} frames a second, but the model hears speech at {FRAME_RATE}; set generate.model.fps={FRAME_RATE}"
             )
-        sounds = [read_mono(files.fetch(voice.sound), SAMPLE_RATE) for voice in source.voices]
-        path = files.scratch() / "speech.safetensors"
+        folder = files.scratch()
+        sounds = [
+            Recording(folder / f"voice-{number}.f32", mono_blocks(files.fetch(voice.sound), SAMPLE_RATE))
+            for number, voice in enumerate(source.voices)
+        ]
+        path = folder / "speech.safetensors"
         n_frames, lufs = hear(path, source.voices, sounds, silence, encoder, self.config)
         return Speech(files.keep(path, "tensors/safetensors"), n_frames, lufs)
 

@@ -34,5 +34,6 @@ def add_picture(
 
 
 def exact_rate(fps: float) -> Fraction:
-    """The frame rate as containers write it: 29.97 is 30000/1001."""
-    return Fraction(fps).limit_denominator(1001)
+    """The frame rate as containers write it: 29.97 is 30000/1001, and 2997/100 is not meant."""
+    television = Fraction(round(fps * 1.001) * 1000, 1001)
+    return television if abs(television - Fraction(fps)) < Fraction(1, 10_000) else Fraction(fps).limit_denominator(1001)

@@ -18,7 +18,8 @@ class LatentCodec(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
-        factors = 2 ** (len(vae.config.dim_mult) - 1), 2 ** sum(vae.config.temperal_downsample)
+        shrinks = 2 ** (len(vae.config.dim_mult) - 1)
+        factors = shrinks * (vae.config.patch_size or 1), 2 ** sum(vae.config.temperal_downsample)
         if factors != (self.spatial_factor, self.temporal_factor):
             raise ConfigError(f"an autoencoder that shrinks by {factors[0]} in space and {factors[1]} in time came; the denoiser wants 8 and 4")
         self.vae = vae

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,16 @@ SAMPLE_RATE = 16_000
 FRAME_RATE = 25
 FRAME_SAMPLES = SAMPLE_RATE // FRAME_RATE
 FIELD_SAMPLES = 400  # what wav2vec2's convolutions need for their first feature
-BLOCK = 1 << 18  # samples, or features of the first convolution, that are looked at together where only a mean is wanted
+BLOCK = 1 << 18  # samples that are looked at together where only a mean is wanted
+FEATURE_BLOCK = 1 << 16  # as many features of the first convolution: with 512 channels 256 MiB as doubles
+
+
+class Samples(Protocol):
+    """Mono float32 sound that is read in slices: an array, or what lies on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class SpeechEncoder:
         self.model = model.eval()
         self.normalise = normalise
 
-    def __call__(self, samples: np.ndarray, frames: int | None = None) -> Tensor:
+    def __call__(self, samples: Samples, frames: int | None = None) -> Tensor:
         """Features [frames, layers, channels] of mono float32 `samples` at 16 kHz; by default one row for each whole 1/25 s.
 
         Raises BadInput where the sound is too short for a single row.
@@ -53,9 +63,9 @@ class SpeechEncoder:
         frames = len(samples) // FRAME_SAMPLES if frames is None else frames
         if frames < 1 or len(samples) < FIELD_SAMPLES:
             raise BadInput(f"speech of {len(samples)} samples at 16 kHz is too short: {FRAME_SAMPLES} samples (1/25 s) are needed at least")
-        return self.encode(self.wave(samples, *self.level(samples)), self.row_positions(len(samples), frames))
+        return self.encode(self.wave(samples[: len(samples)], *self.level(samples)), self.row_positions(len(samples), frames))
 
-    def in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[Tensor]:
+    def in_chunks(self, samples: Samples, chunk_seconds: float, context_seconds: float) -> Iterator[Tensor]:
         """The features piece by piece [frames, layers, channels], so that hours of sound need no more memory than one piece.
 
         Sound that fits into one chunk gives exactly what the plain call gives. Beyond that each chunk is heard with `context_seconds` on both
@@ -79,12 +89,13 @@ class SpeechEncoder:
                 rows = self.encode(wave, heard_positions)
             yield rows[piece.wanted.start - piece.heard.start :][: piece.wanted.frames]
 
-    def level(self, samples: np.ndarray) -> tuple[float, float]:
+    def level(self, samples: Samples) -> tuple[float, float]:
         """Mean and deviation to be taken out of `samples`, as transformers' Wav2Vec2FeatureExtractor does; 0 and 1 where it does not."""
         if not self.normalise:
             return 0.0, 1.0
-        mean = float(samples.mean(dtype=np.float64))
-        squares = sum(float(np.square(samples[start : start + BLOCK] - mean, dtype=np.float64).sum()) for start in range(0, len(samples), BLOCK))
+        starts = range(0, len(samples), BLOCK)
+        mean = sum(float(samples[start : start + BLOCK].sum(dtype=np.float64)) for start in starts) / len(samples)
+        squares = sum(float(np.square(samples[start : start + BLOCK] - mean, dtype=np.float64).sum()) for start in starts)
         return mean, float(np.sqrt(squares / len(samples) + 1e-7))
 
     def wave(self, samples: np.ndarray, mean: float, deviation: float) -> Tensor:
@@ -112,7 +123,7 @@ class SpeechEncoder:
         return torch.stack(layers, dim=2)[0]
 
     @torch.no_grad()
-    def moments(self, samples: np.ndarray, level: tuple[float, float]) -> tuple[Tensor, Tensor] | None:
+    def moments(self, samples: Samples, level: tuple[float, float]) -> tuple[Tensor, Tensor] | None:
         """Mean and variance over all of `samples` of each channel of the first convolution [channels, 1]; None where it is not normed over time."""
         if self.model.config.feat_extract_norm != "group":
             return None
@@ -120,8 +131,8 @@ class SpeechEncoder:
         (kernel,), (stride,) = convolution.kernel_size, convolution.stride
         features = (len(samples) - kernel) // stride + 1
         total = squares = torch.zeros(1, device=self.model.device, dtype=torch.float64)
-        for start in range(0, features, BLOCK):
-            stop = min(start + BLOCK, features)
+        for start in range(0, features, FEATURE_BLOCK):
+            stop = min(start + FEATURE_BLOCK, features)
             out = convolution(self.wave(samples[start * stride : (stop - 1) * stride + kernel], *level)).double()
             total, squares = total + out.sum(dim=1), squares + out.square().sum(dim=1)
         mean = total / features

@@ -1,9 +1,13 @@
-"""Servers that the tests of this folder share."""
+"""Servers that the tests of this folder share, and a film to compare with."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from servers import S3Server, start_moto, start_swift
+from undisturbed import Calm, make_calm
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would starve its workers where the machine has anything else to do
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +24,9 @@ def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]
     server, processes = start_swift(tmp_path_factory.mktemp("swift"))
     yield server
     processes.stop()
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """A film made when nothing disturbed it."""
+    return make_calm(tmp_path_factory.mktemp("calm"))

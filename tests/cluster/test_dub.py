@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ INTERVIEW = {
     "id": "interview",
     "source": "interview.png",
     "turns": "in_turn",
-    "speakers": [{"speech": "host.flac", "box": [127, 81, 257, 242]}, {"speech": "guest.flac", "box": [385, 86, 511, 244]}],
+    "speakers": [{"speech": "host.flac", "box": [87, 54, 259, 269]}, {"speech": "guest.flac", "box": [383, 63, 552, 275]}],
 }
 
 
@@ -168,48 +168,79 @@ def test_the_same_films_come_out_over_s3(desk, request, server):
     assert "nothing to do" in again.stderr
 
 
-def test_a_killed_worker_costs_its_segment_and_no_film(desk):
+def windows(told: list[str]) -> Counter[str]:
+    """How often each window of each segment was made, by the lines of one run or several."""
+    return Counter(found[0] for line in told if (found := re.search(r"job=.* generate window \d+/\d+", line)))
+
+
+@pytest.mark.parametrize("ranks", ["single", "ulysses_2"])
+def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(desk, ranks):
     catalogue = desk.catalogue(PORTRAIT)
-    calm = desk.dub("run", f"catalogue={catalogue}", desk.root("calm"), "pools=inline", "generate.sampler.steps=8")
+    words = [f"catalogue={catalogue}", f"generate/parallel={ranks}", "generate.sampler.steps=8"]
+    calm = desk.dub("run", *words, desk.root("calm"))
     assert calm.returncode == 0, calm.stderr
 
-    run = subprocess.Popen(
-        desk.command("run", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=8"), cwd=desk.folder, stderr=subprocess.PIPE, text=True
-    )
+    run = subprocess.Popen(desk.command("run", *words, desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     told = []
     for line in run.stderr:
         told.append(line)
         if "generate window 1/" in line:
-            rank = next(child for child in psutil.Process(run.pid).children(recursive=True) if child.name().startswith("ray::Rank"))
-            rank.send_signal(signal.SIGKILL)
+            ranks_at_work = [child for child in psutil.Process(run.pid).children(recursive=True) if child.name().startswith("ray::Rank")]
+            ranks_at_work[-1].send_signal(signal.SIGKILL)
             break
     told += run.stderr.readlines()
     assert run.wait(300) == 0, "".join(told)
-    assert sum("generate window 1/" in line for line in told) == 2, "".join(told)  # made anew by the next gang
+    assert "try 1 failed (gang_lost)" in "".join(told)
+    assert set(windows(told).values()) == {1}, "".join(told)  # the next gang goes on behind the first window
     assert sha256(desk.folder / "out" / "films" / "portrait.mp4") == sha256(desk.folder / "calm" / "films" / "portrait.mp4")
 
 
-def test_a_run_that_is_told_to_stop_says_so_and_goes_on_from_there(desk, storage_settings):
+def test_told_to_stop_a_run_finishes_its_windows_and_goes_on_from_there(desk, storage_settings):
     catalogue = desk.catalogue(FOOTAGE)
     run = subprocess.Popen(desk.command("run", f"catalogue={catalogue}", desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
+    told = []
     for line in run.stderr:
+        told.append(line)
         if "generate window 1/" in line:
             run.send_signal(signal.SIGTERM)
             break
-    rest = run.stderr.read()
-    assert run.wait(120) == 3, rest
-    assert "stopped before all was done" in rest
+    told += run.stderr.readlines()
+    assert run.wait(120) == 3, "".join(told)
+    assert "stopped before all was done" in "".join(told)
     assert not (desk.folder / "out" / "films").exists()
 
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(run.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
     on = desk.dub("rerun", desk.root())
     assert on.returncode == 0, on.stderr
     assert made(desk.events(storage_settings), "reused")["ingest"] == 1
+    assert set(windows(told + on.stderr.splitlines()).values()) == {1}, "".join(told) + on.stderr
     assert (desk.folder / "out" / "films" / "footage.mp4").is_file()
+
+
+def test_a_killed_driver_costs_nothing_that_was_committed(desk, storage_settings):
+    catalogue = desk.catalogue(FOOTAGE)
+    words = [f"catalogue={catalogue}", "generate.sampler.steps=8"]
+    calm = desk.dub("run", *words, desk.root("calm"))
+    assert calm.returncode == 0, calm.stderr
+    told: list[str] = []
+    for sign in ("ingest finished", "generate window 1/", "generate window 2/", "assemble finished"):
+        run = subprocess.Popen(desk.command("run", *words, desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
+        assert run.stderr is not None
+        for line in run.stderr:
+            told.append(line)
+            if sign in line:
+                run.kill()
+                break
+        run.wait(60)
+    last = desk.dub("run", *words, desk.root())
+    assert last.returncode == 0, last.stderr
+    told += last.stderr.splitlines()
+    made_windows = windows(told)
+    assert made_windows == windows(calm.stderr.splitlines())
+    finished = Counter(found[1] for line in told if (found := re.search(r"(job=\S+( segment=\d+)? \w+) finished", line)))
+    assert set(finished.values()) == {1}, finished
+    assert sha256(desk.folder / "out" / "films" / "footage.mp4") == sha256(desk.folder / "calm" / "films" / "footage.mp4")
 
 
 def test_a_gang_of_two_makes_the_same_film(desk):

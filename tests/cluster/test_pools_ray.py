@@ -19,9 +19,10 @@ from ray import cloudpickle
 
 from launch.cluster import cluster
 from pipeline.pools.actors import ActorPool
+from pipeline.pools.alarm import Alarm
 from pipeline.pools.gangs import GangPool
 from pipeline.pools.pool import Label, Order, Took
-from pipeline.pools.retry import Exhausted, FailureClass
+from pipeline.pools.retry import Exhausted, FailureClass, Patience
 from pipeline.pools.settings import ActorSettings, ClusterSettings, GangSettings, RetrySettings
 from pipeline.storage import StorageSettings
 from stages.contract import Files, Seat
@@ -32,7 +33,7 @@ from stages.settings import Settings
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test module
 
 RETRY = RetrySettings(
-    storage=3, worker_lost=2, gang_lost=2, node_lost=2, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.01, backoff_limit_seconds=0.02
+    storage=3, worker_lost=2, gang_lost=2, node_lost=2, host_oom=2, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.01, backoff_limit_seconds=0.02
 )
 LOCAL = ClusterSettings(kind="local", address=None, cpus=2, object_store_bytes=100 * 2**20, log_level="error", worker_output=False)
 ROOT = Path(__file__).parents[2]
@@ -167,10 +168,10 @@ def actor_settings(actors: int = 1, cpus: float = 0.1, watchdog_seconds: float =
 
 
 def actor_pool(diary: Diary, storage_settings: StorageSettings, settings: ActorSettings, placement_seconds: float = PLACEMENT_SECONDS) -> ActorPool:
-    return ActorPool("ingest", DoesAsTold(diary), settings, storage_settings, placement_seconds=placement_seconds, retry=RETRY)
+    return ActorPool("ingest", DoesAsTold(diary), settings, storage_settings, placement_seconds=placement_seconds, patience=patience())
 
 
-def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int, watchdog_seconds: float = PATIENCE_SECONDS) -> GangPool:
+def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int) -> GangPool:
     settings = GangSettings(
         gangs=1,
         cpus_per_rank=0.1,
@@ -178,10 +179,16 @@ def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int, watc
         memory_bytes_per_rank=None,
         threads=1,
         open_seconds=PATIENCE_SECONDS,
-        watchdog_seconds=watchdog_seconds,
+        watchdog_seconds=PATIENCE_SECONDS,
+        watchdog_factor=2,
+        watchdog_floor_seconds=8,
         settle_seconds=3,
     )
-    return GangPool("generate", AddsUp(diary), degree, settings, storage_settings, placement_seconds=PLACEMENT_SECONDS, retry=RETRY)
+    return GangPool("generate", AddsUp(diary), degree, settings, storage_settings, placement_seconds=PLACEMENT_SECONDS, patience=patience())
+
+
+def patience() -> Patience:
+    return Patience(RETRY, Alarm(100, print))
 
 
 def order(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> Order:
@@ -354,7 +361,7 @@ def test_a_gang_works_together(degree: int, diary: Diary, storage_settings: Stor
 
 
 def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storage_settings: StorageSettings) -> None:
-    pool = gang_pool(diary, storage_settings, 2, watchdog_seconds=10)
+    pool = gang_pool(diary, storage_settings, 2)
     heard: list[Any] = []
 
     async def work() -> list[Any]:

@@ -1,4 +1,7 @@
-"""The rules every storage keeps: a folder, a well-behaved S3 server, and one that checks first and writes then."""
+"""The rules every storage keeps: a folder, a well-behaved S3 server, and one that checks first and writes then.
+
+How commits stand up to races is in test_commit_conformance.py, bad weather on the way to the server in test_storage_faults.py.
+"""
 
 import os
 from collections.abc import Iterator
@@ -205,34 +208,6 @@ def test_results_are_kept_committed_found_and_fetched(storage: Storage):
         with pytest.raises(Transient, match=r"were kept|was kept"):
             files.fetch(replace(found.chunks[0].picture, sha256="0" * 64))
     assert list(Path(storage.settings.cache, "calls").iterdir()) == []
-
-
-def test_a_commit_without_its_files_is_superseded(storage: Storage):
-    ledger = Ledger(storage)
-    attempt, record = clip(storage, b"one")
-    ledger.commit("generate", KEY, attempt, record)
-    storage.delete(f"cas/generate/0f/{KEY}/{attempt}/chunk.mkv")
-    assert ledger.find("generate", KEY, Clip) is None
-    anew = clip(storage, b"two")
-    assert ledger.commit("generate", KEY, *anew) == anew[1]
-    assert ledger.find("generate", KEY, Clip) == anew[1]
-
-
-def test_committers_at_one_instant_all_get_a_whole_result(place: Place):
-    made = [clip(place.storage, bytes([number]) * 100) for number in range(6)]
-    start = Barrier(len(made))
-
-    def commit(attempt: str, record: Clip) -> Clip:
-        start.wait()
-        return Ledger(place.storage).commit("generate", KEY, attempt, record)
-
-    with ThreadPoolExecutor(len(made)) as threads:
-        taken = list(threads.map(lambda one: commit(*one), made))
-    assert Ledger(place.storage).find("generate", KEY, Clip) in taken
-    assert len(set(taken)) == 1 or not place.exclusive
-    with CallFiles(place.storage, stage="assemble", key=KEY) as files:
-        for record in taken:  # nobody deleted what somebody was told of
-            assert len(files.fetch(record.chunks[0].picture).read_bytes()) == 100
 
 
 def test_inputs_are_fetched_and_known_by_version(storage: Storage):

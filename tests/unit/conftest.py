@@ -6,13 +6,15 @@ import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 from stages.errors import BadInput
 from stages.records import Artifact
+
+T = TypeVar("T")
 
 
 class LocalFiles:
@@ -21,6 +23,7 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.delivered: list[str] = []  # names, in the order of delivery
+        self.remembered: dict[int, Any] = {}  # by number; of one result, so to be emptied between two
         self._count = 0
 
     def fetch(self, what: Artifact | str) -> Path:
@@ -34,6 +37,12 @@ class LocalFiles:
         place = self._fresh("kept") / path.name
         shutil.move(path, place)
         return Artifact(str(place), hashlib.sha256(data).hexdigest(), len(data), kind)
+
+    def recall(self, number: int, type_: type[T]) -> T | None:
+        return self.remembered.get(number)
+
+    def remember(self, number: int, record: T) -> T:
+        return self.remembered.setdefault(number, record)
 
     def scratch(self) -> Path:
         return self._fresh("scratch")

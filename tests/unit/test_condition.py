@@ -131,16 +131,16 @@ def test_each_frame_referred_to_is_encoded_once(encoders, footage, tmp_path):
     source = source_of(footage, width=64, height=64, n_frames=60)
     segment = segment_of(100, references=(5, 29, 5, 29))
     size, told, _ = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
-    assert size == (64, 64)
+    assert size == (96, 96)
     assert encoders[0].calls == 2
     assert told["window_reference"].tolist() == [0, 1, 0, 1]
     for number, red in ((0, 5), (1, 29)):
         latents = told[f"reference.{number}.latents"]
-        assert latents.shape == (1, 16, 9, 8, 8)
+        assert latents.shape == (1, 16, 9, 12, 12)
         assert torch.allclose(latents[0, 0, 0], torch.tensor((red / 255 - 0.5) * 2))
         assert (latents[:, :, 1:] == 0).all(), "grey after the first frame"
         assert told[f"reference.{number}.clip"].shape == (1, 257, 3)
-    assert told["color_reference"].shape == (3, 64, 64) and (told["color_reference"][0] == 5).all()
+    assert told["color_reference"].shape == (3, 96, 96) and (told["color_reference"][0] == 5).all()
     assert "masks" not in told
 
 
@@ -171,9 +171,9 @@ def test_a_photograph_of_two(encoders, tmp_path):
     Image.new("RGB", (128, 64), (200, 0, 0)).save(photograph)
     source = source_of(photograph, width=128, height=64, boxes=(None, None))
     size, told, _ = prepare(encoders, tmp_path / "c.safetensors", photograph, source, segment_of(80))
-    assert size == (64, 128)
+    assert size == (96, 144)
     assert encoders[0].calls == 1
-    assert told["masks"].shape == (3, 8, 16)
+    assert told["masks"].shape == (3, 12, 18)
     assert told["masks"].any(dim=(1, 2)).all()
 
 
@@ -187,12 +187,12 @@ def test_the_stage_gives_the_documented_file(files, tmp_path):
     stage.open(Seat())
     made = stage(source_of(photograph, width=80, height=80), segment_of(50), Prompt("a person talks", "blurry"), files=files)
     stage.close()
-    assert (made.height, made.width) == (64, 64)
+    assert (made.height, made.width) == (96, 96)
     with safe_open(files.fetch(made.tensors), framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert set(shapes) == {"text", "null_text", "window_reference", "reference.0.latents", "reference.0.clip", "color_reference"}
     assert shapes["window_reference"] == (2,)
-    assert shapes["reference.0.latents"] == (1, 16, 9, 8, 8)
+    assert shapes["reference.0.latents"] == (1, 16, 9, 12, 12)
     assert shapes["reference.0.clip"][:2] == (1, 257)
     assert shapes["text"][1] == shapes["null_text"][1]
 

@@ -30,7 +30,7 @@ def catalogue() -> Catalogue:
 
 def test_every_row_can_be_dubbed_and_its_files_are_there(catalogue: Catalogue):
     assert catalogue.bad == ()
-    assert [job.id for job in catalogue.jobs] == ["portrait", "footage", "interview"]
+    assert [job.id for job in catalogue.jobs] == ["portrait", "footage", "interview", "photograph"]
     places = [place for job in catalogue.jobs for place in (job.material.picture, *(speaker.speech for speaker in job.material.speakers))]
     assert [place for place in places if not Path(place).is_file()] == []
     assert catalogue.jobs[1].length is Length.VIDEO

@@ -62,9 +62,9 @@ class Painter:
         return frames
 
 
-def run(engine, segment, script, keep=lambda frames: frames[0, 0, :, 0, 0].tolist(), strength: float = 0.0):
+def run(engine, segment, script, keep=lambda frames, _: frames[0, 0, :, 0, 0].tolist(), strength: float = 0.0, **resumed):
     noise = lambda window, shape: torch.full(tuple(shape), float(window))  # noqa: E731
-    return dub(engine, segment, script, keep, color_strength=strength, motion_frames=9, noise=noise)
+    return dub(engine, segment, script, keep, color_strength=strength, motion_frames=9, noise=noise, **resumed)
 
 
 def test_fresh_frames_are_the_films(script):
@@ -107,7 +107,7 @@ def test_each_window_is_told_of_its_own_frames(script):
 def test_memory_does_not_grow_with_the_film(script):
     """When a window is begun no earlier one is held, however the caller keeps what it was given."""
     segment, engine = segment_of(33 + 24 * 3), Painter()
-    kept = list(run(engine, segment, script(segment), keep=lambda frames: to_bytes(frames).shape))
+    kept = list(run(engine, segment, script(segment), keep=lambda frames, _: to_bytes(frames).shape))
     assert len(kept) == 4
     assert engine.held == [0, 0, 0, 0]
 
@@ -118,6 +118,18 @@ def test_windows_are_made_as_they_are_asked_for(script):
     assert engine.cues == []
     next(takes)
     assert len(engine.cues) == 1
+
+
+def test_taken_up_in_the_middle_it_goes_on_as_if_it_had_never_stopped(script):
+    segment, whole, rest = segment_of(70), Painter(), Painter()
+    takes = list(run(whole, segment, script(segment), keep=lambda frames, motion: motion.clone()))
+    list(run(rest, segment, script(segment), start=1, motion=takes[0]))
+    assert len(rest.cues) == 2
+    assert torch.equal(rest.motions[0], whole.motions[1])
+    for ours, theirs in zip(rest.cues, whole.cues[1:], strict=True):
+        assert torch.equal(ours.audio, theirs.audio) and torch.equal(ours.reference, theirs.reference)
+    assert (rest.noise == 2).all()
+    assert list(run(Painter(), segment, script(segment), start=3)) == []
 
 
 def test_ranks_without_frames_yield_nothing_but_work_on(script):

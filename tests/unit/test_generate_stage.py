@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from stages.condition.stage import ConditionStage
 from stages.contract import Seat
-from stages.errors import ConfigError
+from stages.errors import ConfigError, Transient
 from stages.generate.stage import GenerateStage
 from stages.media.footage import read_all
 from stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
@@ -56,14 +56,66 @@ def test_a_chunk_per_window_and_the_clip_last(files, conditions, speech):
     assert [chunk.frames for chunk in chunks] == [33, 17]
     assert clip == Clip(0, segment.span, tuple(chunks))
     made = pixels(chunks, files)
-    assert made.shape == (50, 64, 64, 3)
+    assert made.shape == (50, 96, 96, 3)
     assert made.std() > 1
 
+    files.remembered.clear()
     again, _ = generate(stage, segment, told, speech, files)
     assert [chunk.picture.sha256 for chunk in again] == [chunk.picture.sha256 for chunk in chunks]
+    files.remembered.clear()
     other, _ = generate(stage, segment, told, speech, files, seed=2)
     assert (pixels(other, files) != made).mean() > 0.5
     stage.close()
+
+
+def test_broken_off_and_taken_up_the_bits_are_the_same(files, conditions, speech):
+    segment = segment_of(80)
+    told = conditions(segment)
+    stage = GenerateStage(generate_settings())
+    stage.open(Seat())
+    chunks, clip = generate(stage, segment, told, speech, files)
+    assert len(chunks) == 3
+    calm = dict(files.remembered)
+    assert calm[1].motion is not None and calm[2].motion is None
+
+    files.remembered.clear()
+    broken_off = stage(segment, told, speech, Seed(1, "job"), files=files)
+    next(broken_off)
+    broken_off.close()
+    stage.close()
+    assert files.remembered.keys() == {0}
+
+    other = GenerateStage(generate_settings())  # as in another process
+    other.open(Seat())
+    rest, taken_up = generate(other, segment, told, speech, files)
+    assert [chunk.window for chunk in rest] == [1, 2]
+    assert [chunk.picture.sha256 for chunk in taken_up.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
+    assert files.remembered[1].motion.sha256 == calm[1].motion.sha256
+
+    nothing, whole = generate(other, segment, told, speech, files)
+    assert nothing == [] and whole == taken_up
+
+
+def test_a_window_whose_motion_frames_cannot_be_had_is_made_again(files, conditions, speech, caplog, monkeypatch):
+    segment = segment_of(80)
+    told = conditions(segment)
+    stage = GenerateStage(generate_settings())
+    stage.open(Seat())
+    _, clip = generate(stage, segment, told, speech, files)
+    kept = dict(files.remembered)
+    del files.remembered[2]
+    harmed, fetch = kept[1].motion.uri, files.fetch
+
+    def fetch_all_but_one(what):
+        if getattr(what, "uri", None) == harmed:
+            raise Transient(f"{harmed} has another sha256")
+        return fetch(what)
+
+    monkeypatch.setattr(files, "fetch", fetch_all_but_one)
+    rest, again = generate(stage, segment, told, speech, files)
+    assert [chunk.window for chunk in rest] == [1, 2]
+    assert [chunk.picture.sha256 for chunk in again.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
+    assert "window 1 is made again" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -85,8 +137,9 @@ def test_every_setting_makes_another_film(files, conditions, speech, changes):
         stage = GenerateStage(settings)
         stage.open(Seat())
         films.append(pixels(generate(stage, segment, told, speech, files)[0], files))
+        files.remembered.clear()
         stage.close()
-    assert films[0].shape == films[1].shape == (20, 64, 64, 3)
+    assert films[0].shape == films[1].shape == (20, 96, 96, 3)
     assert not np.array_equal(*films)
 
 

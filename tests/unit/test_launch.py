@@ -157,8 +157,26 @@ def test_status_tells_where_each_job_stands(dub, storage: Storage):
     }
     assert "1 done, 1 failed, 1 running, 1 waiting" in said
     assert "no summary yet" in said
-    assert "c: ingest failed (input, 1 attempts): c.mp4: is empty [/]" in said
+    assert "c: ingest failed (input, 1 attempt): c.mp4: is empty [/]" in said
     assert "again: dub rerun --ids c" in said
+
+
+def test_status_of_a_large_run_shows_what_is_worth_a_look(dub, storage: Storage):
+    jobs = [f"job-{number}" for number in range(7)]
+    with RunLog.begin(storage, {"catalogue": "rows.jsonl", "jobs": jobs, "overrides": [], "bad": []}) as log:
+        for job, what in zip(jobs, ("job_done", "job_done", "started", "job_failed", "job_failed"), strict=False):
+            log.event(Event(1.0, job, None, None, "publish" if what == "started" else "", what, None, ""))
+            if what == "job_failed":
+                log.dead_letter(DeadLetter(job, "ingest", None, "input", "no", 1, "", f"dub rerun --ids {job}"))
+        log.finish({"stopped": True, "why": "SIGTERM", "seconds": 3.2})
+    code, said, _ = dub("status", "--rows", "4", f"storage.root={storage.root}")
+    assert code == 0
+    assert [line.split()[0] for line in said.splitlines() if line.split()[:1] and line.split()[0] in jobs] == ["job-3", "job-4", "job-2", "job-5"]
+    assert "2 done, 2 failed, 1 running, 2 waiting" in said
+    assert "4 of 7 jobs" in said
+    assert "stopped (SIGTERM) after 3 s" in said
+    code, said, _ = dub("status", "--rows", "1", f"storage.root={storage.root}")
+    assert "and 1 dead letters more" in said
 
 
 def test_status_and_rerun_want_a_run(dub, storage: Storage):

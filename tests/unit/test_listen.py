@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyloudnorm import Meter
 from safetensors.numpy import load_file
 
 from stages.contract import Files, Seat
 from stages.errors import ConfigError
 from stages.listen.hearing import hear, silence_row
 from stages.listen.loudness import is_silent, level, measure
+from stages.listen.recording import Levelled, Recording
 from stages.listen.settings import ListenSettings
 from stages.listen.stage import ListenStage
 from stages.listen.timeline import place
@@ -231,3 +233,41 @@ def test_how_loud_it_was_recorded_is_not_heard(stage: ListenStage, files: Files)
 def test_a_film_at_another_rate_is_refused(stage: ListenStage, files: Files) -> None:
     with pytest.raises(ConfigError, match=r"24 frames a second.*generate\.model\.fps=25"):
         stage(photograph(recorded(files, babble(1.0)), fps=24.0), files=files)
+
+
+# -- sound that is not held in memory -----------------------------------------------------------------------------------------
+
+
+def restless(seconds: float, seed: int = 0) -> np.ndarray:
+    """Loud and soft by turns, so that the standard's gates have something to decide."""
+    generator = np.random.default_rng(seed)
+    loud = np.repeat(generator.choice([0.0, 1e-5, 0.003, 0.3], round(seconds * 10) + 1), RATE // 10)[: round(seconds * RATE)]
+    return (loud * generator.normal(0, 0.3, round(seconds * RATE))).astype(np.float32)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.5, 3.217, 17.0, 40.03])  # a piece is 16.4 s
+def test_loudness_is_to_the_bit_that_of_the_whole(tmp_path: Path, seconds: float) -> None:
+    sound = restless(seconds, seed=round(seconds))
+    assert measure(Recording(tmp_path / "voice.f32", [sound]), RATE) == measure(sound, RATE) == float(Meter(RATE).integrated_loudness(sound))
+
+
+def test_a_recording_is_sliced_like_an_array(tmp_path: Path) -> None:
+    sound = restless(1.0)
+    recording = Recording(tmp_path / "voice.f32", (sound[start : start + 999] for start in range(0, len(sound), 999)))
+    assert len(recording) == len(sound)
+    for span in (slice(0, 5), slice(990, 2010), slice(15_990, 99_999), slice(None), slice(7, 7), slice(9, 3)):
+        assert np.array_equal(recording[span], sound[span])
+    heard, whole = Levelled(recording, -30.0, -23.0, 100, 50), np.pad(level(sound, -30.0, -23.0), (100, 50))
+    assert len(heard) == len(whole)
+    for span in (slice(0, 90), slice(0, 101), slice(50, 400), slice(16_000, 16_120), slice(16_101, 16_150), slice(None)):
+        assert np.array_equal(heard[span], whole[span])
+
+
+def test_from_disk_the_same_is_heard_as_from_memory(stage: ListenStage, tmp_path: Path) -> None:
+    encoder, silence = stage._ear
+    voices, sounds = [voice(0), voice(2 * RATE + 77)], [babble(7.03), restless(5.0)]
+    recordings = [Recording(tmp_path / f"{number}.f32", [sound]) for number, sound in enumerate(sounds)]
+    paths = [tmp_path / "memory.safetensors", tmp_path / "disk.safetensors"]
+    told = [hear(path, voices, given, silence, encoder, SETTINGS) for path, given in zip(paths, (sounds, recordings), strict=True)]
+    assert told[0] == told[1]
+    assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -19,9 +19,9 @@ from stages.records import Artifact, Chunk, Clip, Span
 from stages.settings import Settings
 
 RETRY = RetrySettings(
-    storage=3, worker_lost=1, gang_lost=1, node_lost=1, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
+    storage=3, worker_lost=1, gang_lost=1, node_lost=1, host_oom=2, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
 )
-INLINE = InlineSettings(kind="inline", jobs_in_flight=1, threads=1, retry=RETRY)
+INLINE = InlineSettings(kind="inline", jobs_in_flight=1, threads=1, same_error_limit=3, retry=RETRY)
 CHUNKS = tuple(Chunk(index, Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
 CLIP = Clip(0, Span(0, 3), CHUNKS)
 
@@ -63,7 +63,7 @@ def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> Ord
 
 
 def pool_of(stage: Scripted, storage_settings: StorageSettings) -> Pool:
-    return open_pools({"generate": stage}, 1, INLINE, storage_settings)["generate"]
+    return open_pools({"generate": stage}, 1, INLINE, storage_settings, print)["generate"]
 
 
 def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
@@ -156,7 +156,7 @@ def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) ->
             yield CLIP
 
     names = ("ingest", "segment", "listen")
-    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings)
+    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings, print)
 
     async def main() -> None:
         wanted = zip(names, (0.0, 2.0, 1.0), strict=True)
@@ -168,4 +168,4 @@ def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) ->
 
 def test_a_gang_does_not_fit_into_one_process(storage_settings: StorageSettings) -> None:
     with pytest.raises(ConfigError, match="generate/parallel=single"):
-        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings)
+        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings, print)

@@ -1,20 +1,26 @@
 """Failures are told apart where they happen, and each kind has its own budget of tries."""
 
 import asyncio
+import errno
 import pickle
+import subprocess
+import sys
 import traceback
 from typing import Any
 
 import pytest
 
-from pipeline.pools.pool import Label, Order
-from pipeline.pools.retry import Exhausted, FailureClass, Fault, backoff_seconds, classify, fault_of, until_done
+from pipeline.pools.alarm import Alarm
+from pipeline.pools.pool import Label, OnPart, Order
+from pipeline.pools.retry import Exhausted, FailureClass, Fault, Patience, backoff_seconds, classify, fault_of
 from pipeline.pools.settings import RetrySettings
 from stages.errors import BadInput, ConfigError, Transient
+from stages.records import Artifact, Chunk
 
 ORDER = Order("generate", "k", (), Label("job", 3), (0.0,))
+QUIET = Alarm(1000, print)
 RETRY = RetrySettings(
-    storage=4, worker_lost=3, gang_lost=2, node_lost=5, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.004
+    storage=4, worker_lost=3, gang_lost=2, node_lost=5, host_oom=2, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.004
 )
 
 
@@ -34,7 +40,12 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection cl
         (ConfigError("no such weights"), FailureClass.CONFIG),
         (Transient("503"), FailureClass.STORAGE),
         (FloatingPointError("NaN in window 2"), FailureClass.NUMERIC),
-        (MemoryError(), FailureClass.WORKER_LOST),
+        (MemoryError(), FailureClass.HOST_OOM),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), FailureClass.HOST_OOM),
+        (OSError(errno.ENOSPC, "No space left on device"), FailureClass.STORAGE),
+        (ConnectionResetError("by peer"), FailureClass.STORAGE),
+        (TimeoutError("timed out"), FailureClass.STORAGE),
+        (torch_error("AcceleratorError")("CUDA error: an illegal memory access was encountered"), FailureClass.WORKER_LOST),
         (torch_error("OutOfMemoryError")("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.GPU_OOM),
         (RuntimeError("CUDA error: out of memory"), FailureClass.GPU_OOM),
         (torch_error("DistBackendError", DIST_ERROR)("NCCL error in: ProcessGroupNCCL.cpp"), FailureClass.GANG_LOST),
@@ -52,6 +63,47 @@ def test_torch_s_own_errors_are_known() -> None:
     torch = pytest.importorskip("torch")
     assert classify(torch.cuda.OutOfMemoryError("CUDA out of memory")) is FailureClass.GPU_OOM
     assert classify(torch.distributed.DistNetworkError("The client socket has timed out")) is FailureClass.GANG_LOST
+
+
+def test_an_allocation_that_the_machine_refuses_is_its_memory_that_is_full() -> None:
+    script = """
+import resource, torch
+from pipeline.pools.retry import classify
+resource.setrlimit(resource.RLIMIT_AS, (2**35, resource.RLIM_INFINITY))
+try:
+    torch.empty(2**36, dtype=torch.uint8)
+except RuntimeError as error:
+    print(classify(error))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["host_oom"], done.stderr
+
+
+def test_the_same_error_is_told_from_others_whatever_it_says() -> None:
+    def raised(step: Any) -> Fault:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - whatever the step raises
+            return fault_of(error)
+        raise AssertionError("nothing was raised")
+
+    table: dict[str, int] = {}
+
+    def lookup(name: str) -> int:
+        return table[name]
+
+    def other(name: str) -> int:
+        return table[name]
+
+    one, same = raised(lambda: lookup("a")), raised(lambda: lookup("b"))
+    assert one.reason != same.reason
+    assert one.mark == same.mark
+    assert "KeyError" in one.mark
+    assert "lookup" in one.mark
+    assert raised(lambda: other("a")).mark != one.mark
+    assert raised(lambda: int("a")).mark != one.mark
+    assert fault_of(Transient("503")).mark == fault_of(BadInput("no sound")).mark == ""
+    assert fault_of(ConfigError("no such weights")).mark == "no such weights"
 
 
 def test_a_fault_survives_an_exception_that_cannot_be_pickled() -> None:
@@ -81,17 +133,26 @@ def fault(kind: FailureClass) -> Fault:
     return Fault(kind, f"it was {kind}", "the worker's traceback")
 
 
+def window(number: int) -> Chunk:
+    return Chunk(number, Artifact("", "", 0, "chunk/mkv"), 1)
+
+
 def tried(*answers: Any) -> tuple[Any, int]:
-    """What `until_done` makes of these answers in turn, the last one for ever, and how many it asked for."""
+    """What `until_done` makes of these answers in turn, the last one for ever, and how many it asked for. A list is windows made before its last."""
     asked = 0
 
-    async def once() -> Any:
+    async def once(heard: OnPart, low_memory: bool) -> Any:
         nonlocal asked
         asked += 1
-        return answers[min(asked, len(answers)) - 1]
+        answer = answers[min(asked, len(answers)) - 1]
+        if not isinstance(answer, list):
+            return answer
+        for part in answer[:-1]:
+            heard(part)
+        return answer[-1]
 
     try:
-        return asyncio.run(until_done(ORDER, once, RETRY)), asked
+        return asyncio.run(Patience(RETRY, QUIET).until_done(ORDER, lambda part: None, once)), asked
     except (BadInput, ConfigError, Exhausted) as error:
         return error, asked
 
@@ -120,6 +181,27 @@ def test_budgets_do_not_mix() -> None:
     error, asked = tried(lost, oom, full, lost, "a record")
     assert isinstance(error, Exhausted)
     assert (error.kind, error.attempts, asked) == (FailureClass.GANG_LOST, 4, 4)
+
+
+def test_who_gets_further_is_not_stuck() -> None:
+    lost = fault(FailureClass.GANG_LOST)
+    assert tried([window(0), lost], [window(1), lost], [window(2), lost], "a record") == ("a record", 4)
+    for stuck in ([window(0), lost], [window(0), window(1), lost]):
+        error, asked = tried([window(0), window(1), lost], stuck)  # making the same windows once more is not getting further
+        assert isinstance(error, Exhausted)
+        assert (error.attempts, asked) == (2, 2)
+
+
+def test_only_who_ran_out_of_gpu_memory_is_given_the_low_memory_profile_and_keeps_it() -> None:
+    given: list[bool] = []
+    answers = iter([fault(FailureClass.GANG_LOST), fault(FailureClass.GPU_OOM), fault(FailureClass.STORAGE), "a record"])
+
+    async def once(heard: OnPart, low_memory: bool) -> Any:
+        given.append(low_memory)
+        return next(answers)
+
+    assert asyncio.run(Patience(RETRY, QUIET).until_done(ORDER, lambda part: None, once)) == "a record"
+    assert given == [False, False, True, True]
 
 
 def test_a_record_that_is_none_is_a_result() -> None:

@@ -92,6 +92,20 @@ def test_signs_of_life_keep_the_watch_quiet() -> None:
     assert asyncio.run(main()).verdict() == "a record"
 
 
+def test_patience_may_shorten_on_the_way() -> None:
+    async def main() -> Ended:
+        watch = Watch(PATIENCE)
+
+        async def hangs_after_a_sign() -> None:
+            watch.heard()
+            watch.seconds = 0.05
+            await asyncio.Event().wait()
+
+        return await together([hangs_after_a_sign()], watch, 0)
+
+    assert "gave no sign for 0.05 s" in asyncio.run(main()).verdict().reason
+
+
 def test_what_is_broken_off_is_cancelled() -> None:
     async def main() -> list[str]:
         seen: list[str] = []

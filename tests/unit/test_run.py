@@ -1,6 +1,8 @@
 """A whole run with scripted stages in the driver's process: what is reused, what a failure costs, and who goes first."""
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +23,7 @@ from pipeline.pools.pool import Order, Took
 from pipeline.roster import Verb
 from pipeline.run import Outcome, again, run_jobs
 from pipeline.storage import Storage
+from pipeline.surgery import Surgery
 from stages.contract import Files, Seat
 from stages.errors import BadInput, ConfigError
 from stages.records import (
@@ -38,6 +41,7 @@ from stages.records import (
     Source,
     Speaker,
     Speech,
+    Take,
     Turns,
     Voice,
 )
@@ -109,11 +113,16 @@ class Scripted:
         return Conditions(files.keep(self._file(files, source.picture.sha256, segment), "tensors/safetensors"), 64, 64)
 
     def _generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: object, *, files: Files) -> Iterator[Chunk | Clip]:
-        chunks = []
+        takes = []
         for number, window in enumerate(segment.windows):
-            chunks.append(Chunk(number, files.keep(self._file(files, conditions.tensors.sha256, seed, number), "chunk/mkv"), window.fresh.frames))
-            yield chunks[-1]
-        yield Clip(segment.index, segment.span, tuple(chunks))
+            take = files.recall(number, Take)
+            if take is None:
+                kept = files.keep(self._file(files, conditions.tensors.sha256, seed, number), "chunk/mkv")
+                take = files.remember(number, Take(Chunk(number, kept, window.fresh.frames), None))
+                self.calls.append(("window", f"{segment.index}", number))
+                yield take.chunk
+            takes.append(take)
+        yield Clip(segment.index, segment.span, tuple(take.chunk for take in takes))
 
     def _assemble(self, source: Source, clips: tuple[Clip, ...], *, files: Files) -> Film:
         chunks = [chunk.picture.sha256 for clip in clips for chunk in clip.chunks]
@@ -153,17 +162,22 @@ class Studio:
             picture.write_text(f"the face of {name}")
         return Job(name, Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
-    def dub(self, *jobs: Job) -> Outcome:
+    def dub(self, *jobs: Job, surgery: Surgery | None = None) -> Outcome:
         """A run of its own; `calls` are those of this run."""
         self.calls.clear()
 
         def raise_cluster() -> None:
             self.clusters += 1
 
-        return asyncio.run(run_jobs(self.config, Catalogue(jobs, ()), self.storage, raise_cluster, overrides=["catalogue=rows.jsonl"], parent=None))
+        overrides = ["catalogue=rows.jsonl"]
+        return asyncio.run(run_jobs(self.config, Catalogue(jobs, ()), self.storage, raise_cluster, overrides=overrides, parent=None, surgery=surgery))
 
     def called(self) -> Counter[str]:
-        return Counter(verb for verb, _, _ in self.calls)
+        return Counter(verb for verb, _, _ in self.calls if verb != "window")
+
+    def windows(self) -> list[tuple[int, int]]:
+        """Segment and number of the windows that were made, in order."""
+        return [(int(segment), number) for verb, segment, number in self.calls if verb == "window"]
 
 
 ONCE = Counter(ingest=1, segment=1, listen=1, condition=2, generate=2, assemble=1, publish=1)
@@ -172,6 +186,119 @@ ONCE = Counter(ingest=1, segment=1, listen=1, condition=2, generate=2, assemble=
 @pytest.fixture
 def studio(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Studio:
     return Studio(tmp_path, storage, monkeypatch)
+
+
+# -- what is taken up again, and what is made anew --------------------------------------------------------------------
+
+
+def test_a_segment_that_broke_off_is_taken_up_behind_its_last_window(studio: Studio):
+    studio.trouble = lambda called: BadInput("the assembler's") if called[0] == "assemble" else None
+    studio.dub(studio.job("a"))
+    assert sorted(studio.windows()) == [(0, 0), (1, 0), (1, 1)]
+    (commit,) = Path(studio.storage.root).glob("cas/generate/*/*/_window.00001.json")
+    commit.unlink()
+    for clip in Path(studio.storage.root).glob("cas/generate/*/*/_commit.json"):
+        clip.unlink()
+    studio.trouble = lambda called: None
+    assert studio.dub(studio.job("a")).done.keys() == {"a"}
+    assert studio.windows() == [(1, 1)]
+
+
+@pytest.mark.parametrize("changed", ["setting", "weights", "seed", "input"])
+def test_windows_of_another_film_are_not_taken_up(studio: Studio, changed: str):
+    """Though their segment was never finished."""
+    job = studio.job("a")
+    studio.dub(job)
+    for clip in Path(studio.storage.root).glob("cas/generate/*/*/_commit.json"):
+        clip.unlink()
+    if changed == "setting":
+        studio.steps["generate"] = 8
+    elif changed == "weights":
+        studio.weights.write_text("other training")
+    elif changed == "seed":
+        job = replace(job, seed=8)
+    else:
+        Path(job.material.picture).write_text("another face")
+    assert studio.dub(job).done.keys() == {"a"}
+    assert len(studio.windows()) == 3
+
+
+@pytest.mark.parametrize(
+    ("segments", "first_window", "windows"), [({1}, 1, [(1, 1)]), ({1}, 0, [(1, 0), (1, 1)]), (None, 0, [(1, 0), (1, 1), (0, 0)]), ({0}, 0, [(0, 0)])]
+)
+def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_else(studio: Studio, segments, first_window, windows):
+    before = studio.dub(studio.job("a"))
+    film = Path(before.done["a"]).read_bytes()
+    surgery = Surgery(None if segments is None else frozenset(segments), first_window, "she blinks")
+    after = studio.dub(studio.job("a"), surgery=surgery)
+    assert sorted(studio.windows()) == sorted(windows)
+    assert studio.called() == Counter(generate=len({segment for segment, _ in windows}))  # the same bits: the film is there already
+    assert Path(after.done["a"]).read_bytes() == film
+    assert read_run(studio.storage, after.run)["surgery"] == {
+        "segments": None if segments is None else sorted(segments),
+        "first_window": first_window,
+        "reason": "she blinks",
+    }
+    withdrawn = [path.read_text() for path in Path(studio.storage.root).glob("cas/generate/*/*/_*.1.json")]
+    assert len(withdrawn) == len(windows) + len({segment for segment, _ in windows})
+    assert all("she blinks" in entry for entry in withdrawn)
+    assert studio.dub(studio.job("a")).worked == 0
+
+
+@pytest.mark.parametrize(
+    ("surgery", "said"),
+    [
+        (Surgery(frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
+        (Surgery(frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
+        (Surgery(None, 1, "why not"), "segment 0 has no window 1"),
+    ],
+)
+def test_what_is_not_there_cannot_be_made_anew(studio: Studio, surgery: Surgery, said: str):
+    studio.dub(studio.job("a"))
+    (letter,) = studio.dub(studio.job("a"), surgery=surgery).failed
+    assert (letter.kind, letter.stage) == ("input", "segment")
+    assert said in letter.reason
+    assert studio.dub(studio.job("a")).worked == 0
+
+
+def test_told_to_stop_a_run_ends_behind_the_window_it_is_at(studio: Studio):
+    def stop_in_the_long_segment(called: Called) -> None:
+        if called[0] == "generate":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    studio.trouble = stop_in_the_long_segment
+    outcome = studio.dub(studio.job("a"), studio.job("b"))
+    assert (outcome.stopped, outcome.done, outcome.failed) == (True, {}, ())
+    assert len(studio.windows()) == 1
+    studio.trouble = lambda called: None
+    assert studio.dub(studio.job("a"), studio.job("b")).done.keys() == {"a", "b"}
+    assert len(studio.windows()) == 5
+    assert studio.called()["generate"] == 4  # the one that was stopped among them
+
+
+def test_told_twice_it_does_not_wait(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    waited: list[str] = []
+
+    class Endless:
+        """A pool whose work never comes to a commit."""
+
+        async def run(self, order: Order, on_part: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            waited.append(order.stage)  # once was not enough
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+        def drain(self) -> None:
+            waited.append("no more orders")
+
+        async def close(self) -> None:
+            waited.append("closed")
+
+    monkeypatch.setattr(run, "open_pools", lambda *_: {"ingest": Endless()})
+    outcome = studio.dub(studio.job("a"))
+    assert waited == ["no more orders", "ingest", "closed"]
+    assert (outcome.stopped, outcome.why, outcome.done, outcome.failed) == (True, "SIGTERM", {}, ())
 
 
 # -- what is reused ---------------------------------------------------------------------------------------------------
@@ -252,6 +379,14 @@ def test_one_job_fails_and_the_others_go_on(studio: Studio, error: Exception):
     assert ended == {"a": "job_done", "b": "job_failed", "c": "job_done"}
 
 
+def test_the_same_bug_in_every_job_stops_the_run(studio: Studio):
+    studio.trouble = lambda called: KeyError("a bug") if called[0] == "listen" else None
+    outcome = studio.dub(*(studio.job(name) for name in "abcdef"))
+    assert outcome.stopped
+    assert "listen failed for 3 orders with the same error" in outcome.why
+    assert [(letter.job, letter.kind) for letter in outcome.failed] == [("a", "code"), ("b", "code"), ("c", "code")]
+
+
 def test_a_file_that_is_not_there_costs_one_film(studio: Studio):
     gone = studio.job("gone")
     Path(gone.material.picture).unlink()
@@ -287,6 +422,15 @@ def test_the_repro_command_finds_the_storage_and_asks_for_what_a_single_process_
     )
     gang = config.generate.model_copy(update={"parallel": config.generate.parallel.model_copy(update={"degree": 2})})
     assert "pools=" not in again("20261121-070512-3fa2", "a", config.model_copy(update={"generate": gang}), words)
+
+
+def test_a_large_catalogue_does_not_lie_in_memory_as_tasks(studio: Studio):
+    tasks: list[int] = []
+    studio.trouble = lambda called: tasks.append(len(asyncio.all_tasks()))  # which is no trouble
+    outcome = studio.dub(*(replace(studio.job("a"), id=f"job-{number}") for number in range(12)))
+    assert len(outcome.done) == 12
+    assert len(tasks) == 9 + 11 * 4  # noise, and so frames and film, depend on the job's id
+    assert max(tasks) < 12
 
 
 # -- who goes first ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,58 @@
+"""`dub failures`: why films are missing: what failed where, how often it was tried, the end of its log, and the command that tries it alone."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from launch.past import find_story
+from pipeline.events import DeadLetter, read_dead
+
+LINES = 8
+
+
+def main(argv: list[str]) -> int:
+    """Prints the dead letters of films that are still missing; 0 whether there are any or not."""
+    parser = argparse.ArgumentParser(prog="dub failures", description=__doc__)
+    parser.add_argument("--run", help="exactly this run (default: the latest, and those it was a rerun of)")
+    parser.add_argument("--lines", type=int, default=LINES, help=f"of each log, from its end (default: {LINES})")
+    parser.add_argument("--json", action="store_true", help="a list with everything that is known, for programs")
+    parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
+    asked = parser.parse_intermixed_args(argv)
+    storage, story = find_story(asked.run, asked.overrides)
+    told_in = {job: story.asked[job] for job in story.missing}
+    letters = [(run, letter) for run in sorted(set(told_in.values())) for letter in read_dead(storage, run) if told_in.get(letter.job) == run]
+    unreached = len(story.missing) - len(letters)
+    if asked.json:
+        print(json.dumps([{"run": run, **asdict(letter)} for run, letter in letters], indent=1, ensure_ascii=False))
+        return 0
+    console = Console(highlight=False)
+    said = f"run {story.run}: {len(letters)} failed" + (f", {unreached} more were not reached" if unreached else "")
+    console.print(said if story.missing else f"run {story.run}: all {len(story.asked)} films are there", markup=False, soft_wrap=True)
+    if letters and sys.stdout.isatty():
+        console.print(_table(letters))
+    for _, letter in letters:
+        for line in told(letter, max(asked.lines, 0)):
+            console.print(line, markup=False, soft_wrap=True)
+    return 0
+
+
+def _table(letters: Sequence[tuple[str, DeadLetter]]) -> Table:
+    table = Table(box=None, padding=(0, 2))
+    for name in ("job", "stage", "segment", "class", "attempts", "run"):
+        table.add_column(name, justify="right" if name in ("segment", "attempts") else "left")
+    for run, letter in letters:
+        table.add_row(letter.job, letter.stage, "" if letter.segment is None else str(letter.segment), letter.kind, str(letter.attempts), run)
+    return table
+
+
+def told(letter: DeadLetter, lines: int) -> list[str]:
+    """A dead letter for a person: what failed, the last `lines` of its log, what to type."""
+    where = letter.stage if letter.segment is None else f"{letter.stage} of segment {letter.segment}"
+    tail = letter.trace.splitlines()[-lines:] if lines else []
+    tries = "1 attempt" if letter.attempts == 1 else f"{letter.attempts} attempts"
+    return [f"{letter.job}: {where} failed ({letter.kind}, {tries}): {letter.reason}", *(f"  | {line}" for line in tail), f"  again: {letter.repro}"]

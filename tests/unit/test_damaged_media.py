@@ -1,0 +1,462 @@
+"""Whatever a file holds: either a source of which every count is true, or a refusal that says which file, what is wrong and what to do.
+
+Never another error, nor more memory than a process may have. `test_ingest_refusals.py` has what is wrong in one known way.
+"""
+
+import io
+import pickle
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import av
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.ceiling import ceiling
+from stages.errors import BadInput
+from stages.ingest.settings import IngestSettings
+from stages.ingest.stage import IngestStage
+from stages.media.footage import read_all
+from stages.media.sound import sample_blocks, sound_format
+from stages.records import Material, Source, Speaker, Turns
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "ingest" / "default.yaml"
+MEMORY = 1 << 30
+"""More than any of these files may take."""
+
+ADVICE = (
+    "supply",
+    "convert",
+    "wanted",
+    "export",
+    "cut it",
+    "scale it down",
+    "save it",
+    "correct the path",
+    "is a photograph or footage",
+    "is a sound file",
+)
+"""What to do: each refusal has one of these words."""
+
+
+def ingest(files: Any, picture: Path, speech: Path, **changes: Any) -> Source:
+    values = yaml.safe_load(CONF.read_text())
+    stage = IngestStage(IngestSettings(**{**values, "fps": 25, **changes}))
+    with ceiling(MEMORY):
+        return stage(Material(str(picture), (Speaker(str(speech), None),), Turns.TOGETHER), files=files)
+
+
+def judged(files: Any, path: Path, what: str, good: tuple[Path, Path], **changes: Any) -> Source | str:
+    """The source, looked through, or the reason of the refusal. `good` are a picture and a speech that are whole."""
+    try:
+        source = ingest(files, *((path, good[1]) if what == "picture" else (good[0], path)), **changes)
+    except BadInput as refused:
+        said = str(refused)
+        assert said.startswith(f"{what if what == 'picture' else 'speech 1'} {path}: ")
+        assert any(word in said for word in ADVICE), said
+        assert said.isprintable()
+        assert len(said) < 600
+        return said
+    check(source)
+    return source
+
+
+def check(source: Source) -> None:
+    """Every number of the record is that of the files."""
+    if source.moving:
+        frames = [frame.shape for frame in read_all(Path(source.picture.uri))]
+        assert frames == [(source.height, source.width, 3)] * source.n_frames
+        assert source.n_frames > 0
+        assert source.height % 2 == source.width % 2 == 0
+    else:
+        assert source.n_frames == 1
+        with Image.open(source.picture.uri) as image:
+            image.load()
+            assert (image.size, image.mode) == ((source.width, source.height), "RGB")
+    for voice in source.voices:
+        path = Path(voice.sound.uri)
+        assert sound_format(path).sample_rate == voice.sample_rate
+        assert sum(block.shape[1] for block in sample_blocks(path)) == voice.n_samples > 0
+
+
+@pytest.fixture
+def good(studio: Any) -> tuple[Path, Path]:
+    """A photograph and speech that are whole."""
+    picture = studio.folder / "good.png"
+    Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(picture)
+    return picture, studio.speech("good.wav", 0.2)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+
+
+# -- whole files of every kind, damaged in every way ----------------------------------------------------------------------
+
+TONE = (np.sin(np.arange(19200) / 27) * 9000).astype(np.int16)[None]  # 0.4 s at 48 kHz
+MOVING = {
+    "a.mp4": ("libx264", "aac"),
+    "a.mov": ("libx264", "pcm_s16le"),
+    "a.mkv": ("libx264", "flac"),
+    "a.webm": ("libvpx-vp9", ""),
+    "a.avi": ("mpeg4", "pcm_s16le"),
+    "a.ts": ("libx264", "aac"),
+    "a.flv": ("libx264", ""),
+}
+SOUND = {
+    "a.wav": "pcm_s16le",
+    "b.wav": "pcm_f32le",
+    "a.flac": "flac",
+    "a.mp3": "libmp3lame",
+    "a.m4a": "aac",
+    "a.ogg": "libopus",
+    "a.aiff": "pcm_s16be",
+}
+STILL = {"a.png": "PNG", "a.jpg": "JPEG", "a.webp": "WEBP", "a.tif": "TIFF", "a.gif": "GIF", "a.bmp": "BMP"}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """The bytes of an undamaged file; each is made once."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def made(name: str) -> bytes:
+        path = folder / name
+        if not path.exists():
+            if name in MOVING:
+                codec, voice = MOVING[name]
+                footage(path, codec, [noise(48, 64, 3)] * 10, voice)
+            elif name in SOUND:
+                with av.open(str(path), "w") as container:
+                    write_tone(container, container.add_stream(SOUND[name], rate=48000, layout="mono"))
+            else:
+                Image.fromarray(noise(48, 64, 3)).save(path, STILL[name])
+        return path.read_bytes()
+
+    return made
+
+
+def footage(path: Path, codec: str, frames: list[np.ndarray], voice: str) -> None:
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream(codec, rate=25, options={"g": "5"})
+        picture.height, picture.width = frames[0].shape[:2]
+        picture.pix_fmt = "yuv420p"
+        sound = container.add_stream(voice, rate=48000, layout="mono") if voice else None
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+        if sound is not None:
+            write_tone(container, sound)
+
+
+def write_tone(container: Any, stream: Any) -> None:
+    frame = av.AudioFrame.from_ndarray(TONE, format="s16", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+    resampler = av.AudioResampler(stream.format, "mono", 48000, frame_size=stream.codec_context.frame_size)
+    for ready in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(stream.encode(ready))
+    container.mux(stream.encode(None))
+
+
+def flipped(data: bytes, one_in: int) -> bytes:
+    """Single bits turned round, each `one_in` bytes on average."""
+    rng, made = random.Random(len(data)), bytearray(data)
+    for _ in range(max(1, len(data) // one_in)):
+        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
+    return bytes(made)
+
+
+def zeroed(data: bytes, begin: float, end: float) -> bytes:
+    a, b = (int(len(data) * part) for part in (begin, end))
+    return data[:a] + bytes(b - a) + data[b:]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "first bytes alone": lambda data: data[:40],
+    "cut at 30 %": lambda data: data[: len(data) * 3 // 10],
+    "cut at 70 %": lambda data: data[: len(data) * 7 // 10],
+    "cut at 97 %": lambda data: data[: len(data) * 97 // 100],
+    "last byte lost": lambda data: data[:-1],
+    "first bytes lost": lambda data: data[64:],
+    "one bit": lambda data: flipped(data, len(data)),
+    "a bit in 2000 bytes": lambda data: flipped(data, 2000),
+    "a bit in 100 bytes": lambda data: flipped(data, 100),
+    "header of zeros": lambda data: zeroed(data, 0.02, 0.05),
+    "middle of zeros": lambda data: zeroed(data, 0.4, 0.6),
+    "twice": lambda data: data + data,
+    "text at the end": lambda data: data + b"To be or not to be\n" * 500,
+    "line ends changed": lambda data: data.replace(b"\n", b"\r\n"),
+    "high bits lost": lambda data: bytes(byte & 0x7F for byte in data),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [*MOVING, *SOUND, *STILL])
+def test_damage_is_survived_or_refused(
+    studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str, damage: str
+) -> None:
+    path = studio.folder / name
+    path.write_bytes(DAMAGE[damage](whole(name)))
+    judged(files, path, "speech" if name in SOUND else "picture", good)
+    if name in ("a.mp4", "a.mkv"):
+        judged(files, path, "speech", good)
+
+
+@pytest.mark.parametrize("name", [*MOVING, *SOUND, *STILL])
+def test_a_whole_file_is_taken_without_a_name_that_fits(
+    studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str
+) -> None:
+    path = studio.folder / "a.txt"
+    path.write_bytes(whole(name))
+    assert isinstance(judged(files, path, "speech" if name in SOUND else "picture", good), Source)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["a", "a.mp4", "a.wav", "a.png", "a.jpg.exe", "-i", "a:b", "pipe:0", "http:a", "a%03d.mp4", "a;b", "$(a)", "漢\u202e.mp4"]
+)
+@pytest.mark.parametrize("name", ["a.mkv", "a.flac", "a.jpg"])
+def test_a_name_means_nothing(studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str, wrong: str) -> None:
+    path = studio.folder / wrong
+    path.write_bytes(whole(name))
+    assert isinstance(judged(files, path, "speech" if name in SOUND else "picture", good), Source)
+
+
+# -- strange shapes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 35), (1918, 33), (33, 1919), (16384, 32), (32, 16384), (4001, 37)])
+def test_wide_high_and_odd_pictures(studio: Any, files: Any, good: tuple[Path, Path], size: tuple[int, int]) -> None:
+    pixels = np.full((size[1], size[0], 3), 128, np.uint8)
+    still = studio.folder / "a.png"
+    Image.fromarray(pixels).save(still)
+    source = judged(files, still, "picture", good)
+    assert isinstance(source, Source)
+    assert max(source.width, source.height) == min(1920, max(size))
+    moving = studio.footage("a.mkv", [pixels[: size[1] // 2 * 2, : size[0] // 2 * 2]] * 2, codec="ffv1")
+    assert isinstance(judged(files, moving, "picture", good), Source)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (16384, 2), (31, 31)])
+def test_pictures_too_small_for_a_face(studio: Any, files: Any, good: tuple[Path, Path], size: tuple[int, int]) -> None:
+    path = studio.footage("a.mkv", [np.zeros((size[1], size[0], 3), np.uint8)] * 2, codec="ffv1", pixel_format="yuv444p")
+    assert "at least 32 px" in str(judged(files, path, "picture", good))
+
+
+@pytest.mark.parametrize(("rate", "count", "wanted"), [(1, 3, 75), (Fraction(1, 2), 2, 100), (240, 48, 5), (1000, 40, 1)])
+def test_slow_and_fast_footage(studio: Any, files: Any, good: tuple[Path, Path], rate: Fraction, count: int, wanted: int) -> None:
+    source = judged(files, studio.footage("a.mkv", count, rate=rate), "picture", good)
+    assert isinstance(source, Source)
+    assert source.n_frames == wanted
+
+
+@pytest.mark.parametrize("layout", ["7.1", "5.1", "quad", "2.1", "octagonal"])
+def test_many_channels(studio: Any, files: Any, good: tuple[Path, Path], layout: str) -> None:
+    channels = av.AudioLayout(layout).nb_channels
+    path = studio.sound("a.wav", np.ones((channels, 800), np.int16), layout=layout)
+    source = judged(files, path, "speech", good)
+    assert isinstance(source, Source)
+    assert sound_format(Path(source.voices[0].sound.uri)).channels == channels
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 15, 640])
+@pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.wav", "pcm_f32le")])
+def test_very_short_sound(studio: Any, files: Any, good: tuple[Path, Path], n_samples: int, name: str, codec: str) -> None:
+    """640 samples are 40 ms, one film frame."""
+    samples = np.ones((1, n_samples), np.float32 if codec == "pcm_f32le" else np.int16)
+    source = judged(files, studio.sound(name, samples, codec=codec), "speech", good)
+    assert isinstance(source, Source)
+    assert source.voices[0].n_samples == n_samples
+
+
+@pytest.mark.parametrize("place", [0, 7999, 15999])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_one_sample_that_is_no_number(studio: Any, files: Any, good: tuple[Path, Path], place: int, bad: float) -> None:
+    samples = np.zeros((1, 16000), np.float32)
+    samples[0, place] = bad
+    assert "no numbers" in str(judged(files, studio.sound("a.wav", samples, codec="pcm_f32le"), "speech", good))
+
+
+# -- headers that lie -----------------------------------------------------------------------------------------------------
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+MVHD = box(b"mvhd", bytes(12), struct.pack(">II", 1000, 1000), bytes(80))
+EMPTY = {
+    "mp4 without tracks": box(b"ftyp", b"isom\0\0\0\0isom") + box(b"moov", MVHD) + box(b"mdat"),
+    "mp4 with a track of nothing": box(b"ftyp", b"isom\0\0\0\0isom") + box(b"moov", MVHD, box(b"trak")) + box(b"mdat"),
+    "mp4 with a box of 4 EB": box(b"ftyp", b"isom\0\0\0\0isom") + struct.pack(">I4sQ", 1, b"moov", 2**62),
+    "mp4 with boxes in boxes": box(b"ftyp", b"isom\0\0\0\0isom") + b"".join(struct.pack(">I4s", 2**31 - 8 * n, b"moov") for n in range(5000)),
+    "mkv without tracks": b"\x1a\x45\xdf\xa3\x84\x42\x82\x81\x6d" + b"\x18\x53\x80\x67\x80",
+    "wav without samples": b"RIFF"
+    + struct.pack("<I", 36)
+    + b"WAVEfmt "
+    + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    + b"data"
+    + bytes(4),
+    "wav of 4 GB": b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data\xff\xff\xff\xff",
+    "wav of 0 Hz": b"RIFF" + struct.pack("<I", 44) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 0, 0, 2, 16) + b"data\x08\0\0\0" + bytes(8),
+    "wav of 60000 channels": b"RIFF"
+    + struct.pack("<I", 44)
+    + b"WAVEfmt "
+    + struct.pack("<IHHIIHH", 16, 1, 60000, 16000, 1, 2, 16)
+    + b"data\x08\0\0\0aaaaaaaa",
+    "flac with its header alone": b"fLaC\x80\x00\x00\x22" + bytes(34),
+    "ogg page of nothing": b"OggS\0\x02" + bytes(20) + b"\0",
+    "avi of nothing": b"RIFF\x04\0\0\0AVI ",
+    "transport stream of padding": (b"\x47\x1f\xff\x10" + bytes(184)) * 50,
+    "id3 tag alone": b"ID3\x04\0\0\0\0\x0f\x76" + bytes(2000),
+    "webp of nothing": b"RIFF\x04\0\0\0WEBP",
+    "gif of nothing": b"GIF89a\x40\0\x30\0\0\0\0;",
+    "one byte": b"\0",
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("what", ["picture", "speech"])
+@pytest.mark.parametrize("content", EMPTY.values(), ids=EMPTY)
+def test_headers_without_media(studio: Any, files: Any, good: tuple[Path, Path], content: bytes, what: str) -> None:
+    path = studio.folder / "a.mp4"
+    path.write_bytes(content)
+    assert isinstance(judged(files, path, what, good), str)
+
+
+def with_duration(data: bytes, kinds: tuple[bytes, ...], units: int) -> bytes:
+    """An MP4 whose headers announce this duration, in units of their own clocks."""
+    made = bytearray(data)
+    for kind, offset in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16)):
+        place = -1
+        while kind in kinds and (place := data.find(kind, place + 1)) >= 0:
+            made[place + 4 + offset : place + 8 + offset] = struct.pack(">I", units)
+    return bytes(made)
+
+
+@pytest.mark.parametrize("what", ["picture", "speech"])
+@pytest.mark.parametrize("kinds", [(b"mvhd",), (b"mvhd", b"tkhd", b"mdhd")])
+@pytest.mark.parametrize("units", [2**31 - 1, 2**32 - 2])
+def test_durations_of_years(
+    studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], kinds: tuple[bytes, ...], units: int, what: str
+) -> None:
+    path = studio.folder / "a.mp4"
+    path.write_bytes(with_duration(whole("a.mp4"), kinds, units))
+    source = judged(files, path, what, good)
+    if isinstance(source, Source):
+        assert source.n_frames in (1, 10)
+        assert source.voices[0].n_samples < 48000
+
+
+def png(width: int, height: int, *, packed: bytes = b"") -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed or zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+HUGE = {
+    "PNG": png(60000, 60000),
+    "PNG at the limit of numbers": png(2**31 - 1, 2**31 - 1),
+    "PNG of one row": png(2**31 - 1, 32),
+    "BMP": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "GIF": b"GIF89a\xff\xff\xff\xff\0\0\0\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x4c\x01\0;",
+    "PPM": b"P6 60000 60000 255\n",
+    "WEBP": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff",
+    "TIFF": b"II*\0\x08\0\0\0\x03\0" + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in ((256, 10**6), (257, 10**6), (262, 2))) + bytes(4),
+}
+
+
+@pytest.mark.parametrize("content", HUGE.values(), ids=HUGE)
+def test_pictures_that_would_swell_are_refused_by_their_header(studio: Any, files: Any, good: tuple[Path, Path], content: bytes) -> None:
+    path = studio.folder / "a.png"
+    path.write_bytes(content)
+    assert isinstance(judged(files, path, "picture", good), str)
+
+
+def test_a_small_picture_with_too_many_packed_bytes(studio: Any, files: Any, good: tuple[Path, Path]) -> None:
+    path = studio.folder / "a.png"
+    path.write_bytes(png(64, 48, packed=zlib.compress(bytes(64 * 3 * 48 + 48 + 50_000_000))))
+    judged(files, path, "picture", good)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.ts", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+def test_footage_of_huge_frames_is_not_decoded(studio: Any, files: Any, good: tuple[Path, Path], name: str, codec: str) -> None:
+    """Not by FFmpeg either, which would have a look at the first frames of every stream before it says how large they are."""
+    frames = [noise(600, 800, 3)] * 5
+    path = studio.footage(name, frames, codec=codec, pixel_format="yuvj420p" if codec == "mjpeg" else "yuv420p")
+    assert "470000 pixels" in str(judged(files, path, "picture", good, max_pixels=470_000))
+    assert isinstance(judged(files, path, "picture", good), Source)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.h264"])
+def test_footage_that_grows_on_the_way(studio: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
+    small, large = studio.footage(f"s{name}", 5), studio.footage(f"l{name}", [np.zeros((600, 800, 3), np.uint8)] * 5)
+    path = studio.folder / name
+    for order in ((small, large), (large, small)):
+        path.write_bytes(b"".join(part.read_bytes() for part in order))
+        assert isinstance(judged(files, path, "picture", good, max_pixels=470_000), str)
+        assert isinstance(judged(files, path, "picture", good), Source)
+
+
+def test_footage_that_is_days_of_work(studio: Any, files: Any, good: tuple[Path, Path]) -> None:
+    """Small files can hold many frames of many pixels; the tiniest frame counts as one of 256x256."""
+    path = studio.footage("a.mp4", 20)
+    said = str(judged(files, path, "picture", good, max_gigapixels=19 * 65536 / 1e9))
+    assert "gigapixels in all; scale it down" in said
+    assert isinstance(judged(files, path, "picture", good, max_gigapixels=20 * 65536 / 1e9), Source)
+    stills = [Image.new("L", (640, 480), level) for level in range(9)]
+    stills[0].save(studio.folder / "a.gif", save_all=True, append_images=stills[1:], duration=10)
+    assert "gigapixels" in str(judged(files, studio.folder / "a.gif", "picture", good, max_gigapixels=0.002))
+
+
+# -- files that are programs ----------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.mark), "w")
+
+
+def programs(mark: Path) -> Iterator[bytes]:
+    trap = Trap(mark)
+    yield pickle.dumps(trap)
+    yield pickle.dumps(trap, protocol=0)
+    array = np.empty(1, object)
+    array[0] = trap
+    for save in (np.save, np.savez):
+        buffer = io.BytesIO()
+        save(buffer, array, allow_pickle=True)
+        yield buffer.getvalue()
+    buffer = io.BytesIO()
+    with ZipFile(buffer, "w") as archive:  # as torch.save writes it
+        archive.writestr("archive/data.pkl", pickle.dumps({"trap": trap}))
+    yield buffer.getvalue()
+    yield b"#!/bin/sh\ntouch " + str(mark).encode() + b"\n"
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a.pkl", "a.png", "a.wav", "a.mp4"])
+def test_pickles_and_scripts_are_files_like_any_other(studio: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
+    mark, path = studio.folder / "mark", studio.folder / name
+    for content in programs(mark):
+        path.write_bytes(content)
+        for what in ("picture", "speech"):
+            assert isinstance(judged(files, path, what, good), str)
+    assert not mark.exists()

@@ -1,0 +1,91 @@
+"""The low-memory profile: weights wait in host memory, and the frames are the same to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from stages.condition.stage import ConditionStage
+from stages.contract import Seat
+from stages.generate.stage import GenerateStage
+from stages.media.footage import read_all
+from stages.model.offload import offload
+from stages.records import Artifact, Prompt, Seed, Speech
+from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of
+
+
+class Seen(nn.Linear):
+    """A layer that notes where its weights are while it computes."""
+
+    places: list[int]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.places.append(self.weight.data_ptr())
+        if x.isnan().any():
+            raise FloatingPointError("NaN")
+        return super().forward(x)
+
+
+def layers_of(n: int) -> list[Seen]:
+    layers = [Seen(4, 4) for _ in range(n)]
+    for layer in layers:
+        layer.places = []
+    return layers
+
+
+def test_weights_are_guests_while_their_layer_computes():
+    layers = layers_of(2)
+    network, x = nn.Sequential(*layers), torch.ones(1, 4)
+    wanted = network(x)
+    before = [layer.weight.data.clone() for layer in layers]
+    offload(layers)
+    homes = [layer.weight.data_ptr() for layer in layers]
+    with torch.inference_mode():
+        assert torch.equal(network(x), wanted)
+    assert torch.equal(network(x), wanted)
+    for layer, home, values in zip(layers, homes, before, strict=True):
+        assert layer.weight.data_ptr() == home  # gone again
+        assert home not in layer.places[1:]  # and elsewhere meanwhile
+        assert torch.equal(layer.weight.data, values)
+
+
+def test_a_layer_that_fails_leaves_as_well():
+    (layer,) = layers_of(1)
+    offload([layer])
+    home = layer.weight.data_ptr()
+    with pytest.raises(FloatingPointError):
+        layer(torch.full((1, 4), torch.nan))
+    assert layer.weight.data_ptr() == home
+
+
+def test_conditions_and_frames_are_the_same_with_little_memory(files, tmp_path, monkeypatch):
+    sent: list[int] = []
+
+    def counted(layers: nn.ModuleList) -> None:
+        sent.append(len(layers))
+        offload(layers)
+
+    monkeypatch.setattr("stages.model.offload.offload", counted)
+    photograph, features = tmp_path / "face.png", tmp_path / "speech.safetensors"
+    Image.fromarray(np.random.default_rng(0).integers(60, 200, (64, 64, 3), np.uint8)).save(photograph)
+    save_file({"speaker_0": torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(5)), "silence": torch.zeros(3, 64)}, features)
+    speech = Speech(Artifact(str(features), "", 0, "tensors/safetensors"), 20, (None,))
+    source, segment = source_of(photograph, width=64, height=64), segment_of(20)
+    told, frames = [], []
+    for seat in (Seat(), Seat(low_memory=True)):
+        prepares = ConditionStage(condition_settings())
+        prepares.open(seat)
+        conditions = prepares(source, segment, Prompt("a person talks", "blurry"), files=files)
+        told.append(load_file(files.fetch(conditions.tensors)))
+        makes = GenerateStage(generate_settings())
+        makes.open(seat)
+        chunk, _ = makes(segment, conditions, speech, Seed(1, "job"), files=files)
+        frames.append(np.stack(list(read_all(files.fetch(chunk.picture)))))
+        makes.close()
+        files.remembered.clear()
+    assert len(sent) == 2  # of the second seat: the text encoder's layers and the denoiser's blocks
+    assert all(torch.equal(told[0][name], told[1][name]) for name in told[0])
+    assert np.array_equal(frames[0], frames[1])
+    assert frames[0].std() > 1
