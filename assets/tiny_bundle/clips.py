@@ -26,6 +26,7 @@ SHAPES: dict[str, Size] = {"square": (SIDE, SIDE), "wide": (SIDE, SIDE * 3 // 2)
 COUNTS = {"square": 960, "wide": 384, "tall": 128}
 SHUT_AT_FIRST = 0.65  # of the clips: portraits mostly have their mouths shut
 TOGETHER = 0.4  # of the clips of two people: both talk; else one does
+BEARDS = 0.75  # of those with short hair: more than there are, for a mouth is hard to see there
 FOOTAGE = 0.4  # of the clips: the camera moves, and the heads move more
 
 
@@ -93,7 +94,7 @@ def scene(index: int, shape: str, corpus: list[Utterance]) -> Scene:
     """What the clip of that index shows: the same in every run. Two of three wide clips are of two people."""
     rng = np.random.default_rng([list(SHAPES).index(shape), index])
     pair = shape == "wide" and index % 3 < 2
-    portrait = faces.couple(rng, SHAPES[shape]) if pair else faces.anybody(rng, SHAPES[shape])
+    portrait = faces.couple(rng, SHAPES[shape], BEARDS) if pair else faces.anybody(rng, SHAPES[shape], BEARDS)
     talking = (True,) if not pair else (True, True) if rng.random() < TOGETHER else (index % 2 == 0, index % 2 == 1)
     footage = bool(rng.random() < FOOTAGE)
     shut_first = bool(rng.random() < SHUT_AT_FIRST)

@@ -51,7 +51,7 @@ SHIFT, STEPS = 3.0, 4  # of the sampler in the preset `tiny`
 ASKED = 0.4  # of the noise levels are those at which that sampler asks; the others lie between, as close as it shifts them
 DEAF = 0.1  # of the windows hear nothing: what audio guidance compares with
 MOUTH = 4.0  # times as heavy as the rest of the picture
-NEXT = 2.0  # times as heavy: the first latent behind the given ones, which must fit them
+NEXT = {"alone": 2.0, "chained": 4.0}  # times as heavy: the first latent behind the given ones, which must fit them
 HALVES = 0.25  # of the pairs have no boxes, and are taken to be left and right
 
 
@@ -147,7 +147,7 @@ class Windows:
         known[:, : kind.given] = 1
         mask[:, 0] = 1
         weights = self.mouths(index) * (1 - known)
-        weights[:, kind.given] *= NEXT
+        weights[:, kind.given] *= NEXT["alone" if self.rolled is None else "chained"]
         audio, masks = self.told(rng, index, ADVANCE if kind.window == "second" else 0)
         return target, torch.cat([mask, reference]), clean, known, audio, masks, weights
 

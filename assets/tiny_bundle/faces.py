@@ -34,6 +34,7 @@ HAIRS = (
 )
 IRISES = ((72, 44, 30), (64, 132, 92), (70, 108, 150), (96, 82, 60), (60, 60, 70))
 LIPS = np.array((204, 72, 82))
+BEARDS = 0.25  # of those whose hair is short
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Camera:
         return Camera(self.x[frames], self.y[frames], self.zoom[frames])
 
 
-def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE)) -> Portrait:
+def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE), beards: float = BEARDS) -> Portrait:
     """Somebody alone, who was never there before."""
     across = size[1] / size[0]
     stretch = float(rng.uniform(0.92, 1.08))
@@ -104,10 +105,10 @@ def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE)) -> Portrait:
     free = max(middle - 0.56 * scale, 0.0)
     x = middle + float(rng.uniform(-0.02, 0.02) + rng.uniform(-free, free) * 0.8)
     y = float(rng.uniform(0.46, 0.53)) if across >= 1 else float(rng.uniform(0.40, 0.55))
-    return Portrait((Sitter(somebody(rng), Frame(x, y, scale)),), stretch, int(rng.integers(2**31)), size)
+    return Portrait((Sitter(somebody(rng, beards), Frame(x, y, scale)),), stretch, int(rng.integers(2**31)), size)
 
 
-def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2)) -> Portrait:
+def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2), beards: float = BEARDS) -> Portrait:
     """Two people side by side."""
     across = size[1] / size[0]
     stretch = float(rng.uniform(0.95, 1.05))
@@ -115,11 +116,11 @@ def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2)) -> Port
     for place in (0.265, 0.735):
         scale = float(rng.uniform(0.54, 0.63)) * across / 1.5
         x = (place + float(rng.uniform(-0.015, 0.015))) * across * stretch
-        sitters.append(Sitter(somebody(rng), Frame(x, float(rng.uniform(0.44, 0.54)), scale)))
+        sitters.append(Sitter(somebody(rng, beards), Frame(x, float(rng.uniform(0.44, 0.54)), scale)))
     return Portrait(tuple(sitters), stretch, int(rng.integers(2**31)), size)
 
 
-def somebody(rng: np.random.Generator) -> Looks:
+def somebody(rng: np.random.Generator, beards: float) -> Looks:
     looks = Looks(
         skin=near(rng, SKINS, 10),
         hair=near(rng, HAIRS, 14),
@@ -128,7 +129,7 @@ def somebody(rng: np.random.Generator) -> Looks:
         coat=colour(rng),
         shirt=colour(rng, 120),
         cut=list(Hair)[int(rng.integers(len(Hair)))],
-        beard=bool(rng.random() < 0.25),
+        beard=bool(rng.random() < beards),
         glasses=bool(rng.random() < 0.2),
     )
     red = 0.30 * np.array(looks.skin) + 0.70 * LIPS + rng.uniform(-16, 16, 3)  # stands out on light skin and on dark

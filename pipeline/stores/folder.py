@@ -166,12 +166,11 @@ def _opened(part: Path) -> BinaryIO:
         try:
             _make(part.parent)
             return open(part, "xb")
-        except FileExistsError as error:
-            raise Refused(f"{part.parent} is a file where a folder is wanted") from error
-        except FileNotFoundError as error:  # or below /proc, or on a drive that is not there
+        except (FileExistsError, FileNotFoundError) as error:  # for good: a file there, or below /proc, or on a drive that is not there
             tries += 1
             if tries == MAKING_TRIES:
-                raise Refused(f"{part.parent} cannot be made") from error
+                there = isinstance(error, FileExistsError)
+                raise Refused(f"{part.parent} {'is a file where a folder is wanted' if there else 'cannot be made'}") from error
 
 
 def _make(folder: Path) -> None:

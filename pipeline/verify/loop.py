@@ -148,6 +148,7 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         Script(segment, conditions, speech, "cpu", compat_upstream=True),
         lambda fresh, _: fresh[0],
         color_strength=call["color_correction_strength"],
+        seam_frames=0,
         motion_frames=call["motion_frame"],
         noise=lambda window, _: noise[window],
     )

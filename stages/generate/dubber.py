@@ -12,6 +12,7 @@ from torch import Tensor
 from stages.generate.color import match_color
 from stages.generate.engine import Engine
 from stages.generate.script import Script
+from stages.generate.seams import ease_in
 from stages.generate.takes import fresh
 from stages.records import Segment
 
@@ -31,6 +32,7 @@ def dub(
     keep: Keep[T],
     *,
     color_strength: float,
+    seam_frames: int,
     motion_frames: int,
     noise: NoiseOfWindow,
     start: int = 0,
@@ -38,8 +40,8 @@ def dub(
 ) -> Iterator[T]:
     """What `keep` makes of each window from number `start` on, window by window. On ranks other than 0 of a gang: nothing.
 
-    `motion` are the motion frames of the window before `start`, as `keep` was given them; rank 0 alone has them. Colours are corrected before the
-    motion frames are taken, so that a drift is not handed on.
+    `motion` are the motion frames of the window before `start`, as `keep` was given them; rank 0 alone has them. Colours are corrected and
+    seams eased before the motion frames are taken, so that neither drift nor snap is handed on.
     """
     color_reference = script.color_reference
     for number, cue in enumerate(script.cues(engine.audio_rows, start), start):
@@ -47,6 +49,8 @@ def dub(
         if frames is None:
             continue
         frames = match_color(frames, color_reference, color_strength)
+        if motion is not None:
+            frames = ease_in(frames, motion[:, :, -1], cue.overlap_frames, seam_frames)
         motion = frames[:, :, -motion_frames:].clone()
         kept = keep(fresh(frames, segment.windows[number]), motion)
         del frames

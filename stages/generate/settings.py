@@ -42,5 +42,7 @@ class GenerateSettings(Settings):
     """What computes. CPUs and GPUs round differently; the pool must seat the stage on such a device."""
     color_strength: Decides[float] = Field(ge=0, le=1)
     """How much of each frame's colour statistics is replaced by those of the segment's first frame; holds off drift over many windows."""
+    seam_frames: Decides[int] = Field(ge=0)
+    """Over how many frames behind a window's border what the autoencoder changed there is let go, so that nothing snaps; 0 as in the release."""
     compat: Decides[Literal["none", "upstream"]]
     """upstream: past the end of the speech hear it backwards, one colour reference for the film, attention map of two persons as in the release."""

@@ -93,6 +93,7 @@ class GenerateStage:
             script,
             keep,
             color_strength=self.config.color_strength,
+            seam_frames=self.config.seam_frames,
             motion_frames=self.config.model.motion_frames,
             noise=lambda window, shape: window_noise(seed, segment.index, window, shape),
             start=start,

@@ -42,11 +42,12 @@ def script(tmp_path):
 
 
 class Painter:
-    """An engine whose frame i of window w is w + i / 100, and which watches how many of its windows are still held."""
+    """An engine whose frame i of window w is w + i / 100, `scale` times, and which watches how many of its windows are still held."""
 
     audio_rows = 5
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
         self.cues, self.motions, self.held = [], [], []
         self._made: list[weakref.ref] = []
 
@@ -56,15 +57,15 @@ class Painter:
         self.cues.append(cue)
         self.motions.append(None if motion is None else motion.clone())
         self.noise = noise((1, 16, 9, 1, 1))
-        values = len(self.cues) - 1 + torch.arange(33) / 100
+        values = self.scale * (len(self.cues) - 1 + torch.arange(33) / 100)
         frames = values.view(1, 1, -1, 1, 1).expand(1, 3, 33, HEIGHT, WIDTH).contiguous()
         self._made.append(weakref.ref(frames.untyped_storage()))
         return frames
 
 
-def run(engine, segment, script, keep=lambda frames, _: frames[0, 0, :, 0, 0].tolist(), strength: float = 0.0, **resumed):
+def run(engine, segment, script, keep=lambda frames, _: frames[0, 0, :, 0, 0].tolist(), strength: float = 0.0, seam: int = 0, **resumed):
     noise = lambda window, shape: torch.full(tuple(shape), float(window))  # noqa: E731
-    return dub(engine, segment, script, keep, color_strength=strength, motion_frames=9, noise=noise, **resumed)
+    return dub(engine, segment, script, keep, color_strength=strength, seam_frames=seam, motion_frames=9, noise=noise, **resumed)
 
 
 def test_fresh_frames_are_the_films(script):
@@ -75,6 +76,16 @@ def test_fresh_frames_are_the_films(script):
     assert takes[0][0] == pytest.approx(0.0)
     assert takes[1][0] == pytest.approx(1.09)
     assert takes[2][-1] == pytest.approx(2.21)
+
+
+def test_a_window_goes_on_from_the_very_picture_before_it(script):
+    segment = segment_of(70)
+    painted = [np.array(take) for take in run(Painter(0.1), segment, script(segment))]
+    first, second, third = (np.array(take) for take in run(Painter(0.1), segment, script(segment), seam=4))
+    assert np.array_equal(first, painted[0])
+    off = painted[0][-1] - 0.108  # as which the second window paints the first one's last frame
+    assert second - painted[1] == pytest.approx(off * np.array([1, 0.853553, 0.5, 0.146447] + [0.0] * 20), abs=1e-6)
+    assert [second[0] - first[-1], third[0] - second[-1]] == pytest.approx([0.001, 0.001], abs=1e-6)  # as within the windows
 
 
 def test_a_window_starts_from_the_end_of_the_one_before(script):
