@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from assets.tiny_bundle.clips import ADVANCE, CLIP, COUNTS, SHAPES, WINDOW, load_corpus, open_frames, scene
-from assets.tiny_bundle.trainer import Crew, Plan, finished, train
+from assets.tiny_bundle.trainer import Crew, Plan, finished, short_floats, train
 
 PATCH = 2
 CODEC = dict(
@@ -43,7 +43,7 @@ FIRST, SECOND = slice(0, 17), slice(8, 21)  # frames of the two windows from whi
 CROP = 64  # pixels: what is learnt from at a time
 AT_MOUTHS = 0.7  # of the crops
 MOUTH = 4  # times as heavy as the rest of the picture
-LAYOUT = torch.channels_last_3d  # twice as fast as the default on CPUs, in bfloat16
+LAYOUT = torch.channels_last_3d  # twice as fast as the default on CPUs that compute in bfloat16
 
 
 class WholeResample(WanResample):
@@ -191,7 +191,7 @@ def likeness_loss(made: Tensor, video: Tensor, weights: Tensor) -> Tensor:
 def report_of(network: AutoencoderKLWan, footage: Footage, frames: int) -> str:
     """The likeness (PSNR) of held-out clips behind the autoencoder and, of clips, how much more the picture changes where windows meet."""
     videos = footage.held_out(CLIP).to(network.device)
-    with torch.autocast(network.device.type, torch.bfloat16):
+    with short_floats(network.device):
         made = decode(network, encode(network, videos[:, :, :frames])).float().clamp(-1, 1)
         told = f"{-10 * torch.log10(((made - videos[:, :, :frames]) / 2).square().mean()):.2f} dB"
         if frames == 1:
@@ -228,7 +228,7 @@ def learn(folder: Path, crew: Crew, stage: str = "seams") -> AutoencoderKLWan:
 
 def alone_loss(network: AutoencoderKLWan, video: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """How unlike the video it is behind the autoencoder, and what it is there."""
-    with torch.autocast(video.device.type, torch.bfloat16):
+    with short_floats(video.device):
         latents = encode(network, video)
         made = decode(network, latents + SIGMA * torch.randn_like(latents)).float()
     return likeness_loss(made, video, weights) + 1e-4 * latents.float().square().mean(), made
@@ -239,7 +239,7 @@ def seam_loss(network: AutoencoderKLWan, video: Tensor, weights: Tensor) -> Tens
     first, motion = video[:, :, FIRST], FIRST.stop - SECOND.start
     wrong, made = alone_loss(network, first, weights[:, :, FIRST])
     known = made.detach().clamp(-1, 1)[:, :, -motion:]
-    with torch.autocast(video.device.type, torch.bfloat16):
+    with short_floats(video.device):
         latents = encode(network, known)
         following = encode(network, video[:, :, SECOND])[:, :, latents.shape[2] :]
         following = following + SIGMA * torch.randn_like(following)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from assets.tiny_bundle.autoencoder import as_video, decode, encode, learn
 from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, STILLS, WINDOW, load_corpus, open_frames, scene, write_whole
-from assets.tiny_bundle.trainer import Crew
+from assets.tiny_bundle.trainer import Crew, short_floats
 
 MOTION = WINDOW - ADVANCE
 WHOLE = (WINDOW - 1) // 4 + 1
@@ -104,7 +104,7 @@ def encode_clip(network: AutoencoderKLWan, frames: NDArray[np.uint8], references
     """The raw latents of one clip and of some of its reference pictures, by their names in `LENGTHS`."""
     video = as_video(frames)[None].to(device)
     stills = torch.cat([video[:, :, [{"opening": 0, **STILLS}[name]]] for name in references])
-    with torch.autocast(device.type, torch.bfloat16):
+    with short_floats(device):
         first, second = encode(network, torch.cat([video[:, :, :WINDOW], video[:, :, ADVANCE : ADVANCE + WINDOW]])).split(1)
         pictures = encode(network, with_grey(stills, 4 * STEADY - 3))
         motion = encode(network, decode(network, first)[:, :, -MOTION:].clamp(-1, 1))

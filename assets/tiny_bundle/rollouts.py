@@ -20,7 +20,7 @@ from assets.tiny_bundle.autoencoder import learn as learn_autoencoder
 from assets.tiny_bundle.clips import write_whole
 from assets.tiny_bundle.denoiser import KINDS, LESSONS, SHIFT, STEPS, Ear, Windows, flow_of, learn, untold
 from assets.tiny_bundle.latents import MOTION, ROLLED, open_rolled
-from assets.tiny_bundle.trainer import Crew
+from assets.tiny_bundle.trainer import Crew, short_floats
 from stages.generate.sampling.schedules import shifted_sigmas
 from stages.model.dit import InfiniteTalkTransformer
 
@@ -49,7 +49,7 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
             torch.manual_seed(number)
             with untold(network):
                 made = again(network, windows, batches[number], crew.device) * std + mean
-            with torch.autocast(crew.device.type, torch.bfloat16):
+            with short_floats(crew.device):
                 for index, latents in zip(batches[number], made, strict=True):
                     frames = decode(autoencoder, latents[None])[:, :, -MOTION:].float().clamp(-1, 1)
                     rolled[index] = encode(autoencoder, frames)[0].float().cpu().numpy()
