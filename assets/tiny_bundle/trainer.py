@@ -101,7 +101,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, iterations: int = 4) -> Tensor:
-    """A matrix of the same singular vectors with singular values near 1; the polynomial's coefficients and half precision, where quick, are Jordan's."""
+    """A matrix of the same singular vectors with singular values near 1; coefficients and half precision, where it is quick, are Jordan's."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(quick(matrix.device))
     x = x / (x.norm() + 1e-7)
