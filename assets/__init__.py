@@ -1,1 +1,1 @@
-"""What ships with the house: a toy model, so that everything runs without downloads or a GPU."""
+"""What ships with the house: a tiny model, so that everything runs without downloads or a GPU."""

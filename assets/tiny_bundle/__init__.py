@@ -1,1 +1,1 @@
-"""The toy model: see README.md."""
+"""The tiny model: see README.md."""

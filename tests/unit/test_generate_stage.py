@@ -1,4 +1,4 @@
-"""The denoising stage as the pipeline calls it, with the toy model that comes with the package."""
+"""The denoising stage as the pipeline calls it, with the tiny model that comes with the package."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Models as they lie on disk: the release's layout, diffusers' layout, and the toy model that ships."""
+"""Models as they lie on disk: the release's layout, diffusers' layout, and the tiny model that ships."""
 
 import filecmp
 import json
@@ -256,7 +256,7 @@ def test_a_speech_encoder_of_another_rate_is_refused(folders, tmp_path):
         open_bundle(folders, speech=tmp_path / "speech").ear.encoder(*CPU)
 
 
-# -- the toy model ----------------------------------------------------------------------------------------------------
+# -- the tiny model ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What a user installs is whole: the wheel, built by way of the source archive, carries code, values, the toy model and the demo."""
+"""What a user installs is whole: the wheel, built by way of the source archive, carries code, values, the tiny model and the demo."""
 
 import re
 import subprocess

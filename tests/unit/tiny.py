@@ -1,4 +1,4 @@
-"""The shipped settings of the toy model, and records to give to its stages."""
+"""The shipped settings of the tiny model, and records to give to its stages."""
 
 from pathlib import Path
 from typing import Any
