@@ -63,8 +63,8 @@ def main(argv: list[str]) -> int:
     if number is None:
         number = next((letter.segment for letter in read_dead(shared, run) if letter.job == name), None)
     folder = asked.to or Path("outputs", "replay") / f"{name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"--to {folder} is not empty; a replay begins in a folder of its own")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to {folder} is {'not empty' if folder.is_dir() else 'no folder'}; a replay begins in a folder of its own")
     own = Storage(config.storage.model_copy(update={"root": str(folder.absolute())}))
     bench = Bench(config, shared, own, int(asked.windows[:-1]) if asked.windows else 0, debug=asked.pdb or sys.stdin.isatty())
     try:

@@ -3,11 +3,17 @@
 import argparse
 import re
 from contextlib import ExitStack
+from dataclasses import replace
+from uuid import uuid4
+
+from pydantic import TypeAdapter
 
 from launch.compose import checked, compose
 from launch.dispatch import dispatch
 from launch.past import find_story
 from pipeline.config import quoted
+from pipeline.events import latest_run, read_run, read_summary
+from pipeline.storage import Storage
 from pipeline.surgery import Surgery
 from stages.errors import ConfigError
 
@@ -39,7 +45,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
 
     surgery = surgery_of(asked.ids, asked.segments, asked.windows, asked.reason)
-    _, story = find_story(asked.run, asked.overrides)
+    storage, story = find_story(asked.run, asked.overrides)
     overrides = [*story.record["overrides"], f"catalogue={quoted(story.record['catalogue'])}", *asked.overrides]
     if asked.ids is not None:
         ids = frozenset(asked.ids.split(","))
@@ -50,8 +56,21 @@ def main(argv: list[str]) -> int:
     if not ids:
         print(f"run {story.run}: all {len(story.asked)} films are there, nothing to rerun")
         return 0
+    if surgery is not None:
+        surgery = replace(surgery, name=begun(storage, surgery, ids) or uuid4().hex)
     with ExitStack() as session:
         return dispatch(checked(compose(overrides)), overrides, session, ids=ids, parent=story.run, surgery=surgery)
+
+
+def begun(storage: Storage, surgery: Surgery, ids: frozenset[str]) -> str:
+    """The name under which the latest run began this very surgery and did not come to its end, so that it goes on; else empty."""
+    run = latest_run(storage)
+    record = None if run is None else read_run(storage, run)
+    if run is None or record is None or not record.get("surgery") or frozenset(record["jobs"]) != ids:
+        return ""
+    summary = read_summary(storage, run)
+    before = TypeAdapter(Surgery).validate_python(record["surgery"])
+    return before.name if before == surgery and (summary is None or summary["stopped"] or summary["failed"]) else ""
 
 
 def surgery_of(ids: str | None, segments: str | None, windows: str | None, reason: str | None) -> Surgery | None:

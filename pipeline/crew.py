@@ -9,11 +9,14 @@ from typing import Any, TypeVar, cast
 from pipeline.events import Event
 from pipeline.keys import identity, key_of
 from pipeline.ledger import Ledger
+from pipeline.pools.alarm import Alarm
 from pipeline.pools.pool import Label, Order, Pool, Took
+from pipeline.pools.retry import Exhausted, FailureClass, backoff_seconds, fault_of
+from pipeline.pools.settings import RetrySettings
 from pipeline.roster import Verb
 from pipeline.storage import Storage
 from pipeline.surgery import Surgery
-from stages.errors import BadInput, Transient
+from stages.errors import BadInput, ConfigError, Transient
 from stages.records import (
     Chunk,
     Clip,
@@ -65,6 +68,8 @@ class Works:
     provenance: Callable[[dict[str, float]], Provenance]
     stopping: Callable[[], bool] = lambda: False
     surgery: Surgery | None = None
+    retry: RetrySettings | None = None  # how often a storage that fails under the driver is asked; None: once
+    alarm: Alarm | None = None  # told of sources that the settings do not open
 
 
 @dataclass
@@ -78,10 +83,15 @@ class Crew:
 
     async def ingest(self, material: Material) -> Source:
         uris = [material.picture, *(speaker.speech for speaker in material.speakers)]
+        alarm, order = self.works.alarm, Order("ingest", self.job.id, (), Label(self.job.id), (self.place,))
         try:
-            seen = await asyncio.gather(*(asyncio.to_thread(identity, self.works.storage, uri) for uri in uris))
-        except (BadInput, Transient) as error:
+            seen = await all_of(self._borne(identity, self.works.storage, uri) for uri in uris)
+        except (BadInput, ConfigError, Exhausted) as error:
+            if isinstance(error, ConfigError) and alarm is not None:  # a bucket in another region costs a film, missing credentials cost all
+                alarm.failed(order, _without(uris, str(error)), str(error))
             raise StageFailed("ingest", None, error) from error
+        if alarm is not None:
+            alarm.ended_well(order)
         return await self._ask("ingest", (material,), extra={"inputs": seen})
 
     async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
@@ -134,9 +144,9 @@ class Crew:
         order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length), pace)
         try:
             if name == "generate" and segment is not None and works.surgery is not None and works.surgery.concerns(segment):
-                await asyncio.to_thread(self._put_aside, works.surgery, verb, key, segment)
-            found = await asyncio.to_thread(works.ledger.find, name, key, verb.result)
-        except Transient as error:
+                await self._borne(self._put_aside, works.surgery, verb, key, segment)
+            found = await self._borne(works.ledger.find, name, key, verb.result)
+        except Exhausted as error:
             raise StageFailed(name, order.label.segment, error) from error
         if found is not None:
             self._tell("reused", name, segment)
@@ -173,18 +183,41 @@ class Crew:
         self._tell("finished", name, segment, seconds=spent)
         return result
 
+    async def _borne(self, call: Callable[..., T], *words: Any) -> T:
+        """What the storage says to the driver, asked as often and with the same waits as a stage that it fails. Raises Exhausted, or Stopped."""
+        retry, failures = self.works.retry, 0
+        while True:
+            try:
+                return await asyncio.to_thread(call, *words)
+            except Transient as error:
+                failures += 1
+                if retry is None or failures >= retry.storage:
+                    often = "1 try" if failures == 1 else f"{failures} tries"
+                    trace = fault_of(error).trace
+                    raise Exhausted(f"given up after {often} (storage): {error}", FailureClass.STORAGE, failures, trace) from error
+                if self.works.stopping():
+                    raise Stopped from error
+                await asyncio.sleep(backoff_seconds(FailureClass.STORAGE, failures, retry))
+
     def _put_aside(self, surgery: Surgery, verb: Verb, key: str, segment: Segment) -> None:
         """Withdraws the segment's clip, and its windows from the first one asked for."""
         ledger = self.works.ledger
-        ledger.withdraw(verb.name, key, verb.result, surgery.reason)
+        ledger.withdraw(verb.name, key, verb.result, surgery.reason, once=surgery.name)
         for window in range(surgery.first_window, len(segment.windows)):
-            ledger.withdraw(verb.name, key, Take, surgery.reason, part=window)
+            ledger.withdraw(verb.name, key, Take, surgery.reason, part=window, once=surgery.name)
 
     def _tell(
         self, what: str, stage: str, segment: Segment | None, *, window: int | None = None, seconds: float | None = None, detail: str = ""
     ) -> None:
         index = None if segment is None else segment.index
         self.works.log(Event(time(), self.job.id, index, window, stage, what, seconds, detail))
+
+
+def _without(uris: Iterable[str], said: str) -> str:
+    """An error's words without the place it was met at: the same for the same error."""
+    for uri in uris:
+        said = said.replace(uri, "")
+    return said
 
 
 async def all_of(pieces: Iterable[Awaitable[T]]) -> tuple[T, ...]:

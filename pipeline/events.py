@@ -70,6 +70,7 @@ class RunLog:
         self._folder = f"runs/{run}/events"
         self._storage = storage
         self._events: list[Event] = []
+        self._letters: list[DeadLetter] = []  # that the storage has refused so far
         self._pages: list[tuple[Page, int]] = []  # with their bytes
         self._spent: list[Page] = []  # that are bound into others, and to be deleted
         self._closed = False
@@ -100,7 +101,15 @@ class RunLog:
                 self._changed.notify()
 
     def dead_letter(self, letter: DeadLetter) -> None:
-        """Writes it at once."""
+        """Writes it at once; where the storage fails it waits with the events."""
+        try:
+            self._send(letter)
+        except Transient as error:
+            log.warning("run %s: the dead letter of %s waits for the storage: %s", self.run, letter.job, error)
+            with self._changed:
+                self._letters.append(letter)
+
+    def _send(self, letter: DeadLetter) -> None:
         self._storage.put(f"runs/{self.run}/dead/{_file_name(letter.job)}", _json(asdict(letter)))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -133,6 +142,9 @@ class RunLog:
                     self._changed.wait_for(lambda: self._closed, FLUSH_SECONDS)
 
     def _flush(self) -> None:
+        while self._letters:
+            self._send(self._letters[0])
+            self._letters.pop(0)
         with self._changed:
             events = list(self._events)
         if events:
@@ -154,12 +166,12 @@ class RunLog:
 
 def runs(storage: Storage) -> list[str]:
     """Ids of all runs, the latest last."""
-    return storage.list("runs")
+    return [name for name in storage.list("runs") if RUN_ID.fullmatch(name)]
 
 
 def latest_run(storage: Storage) -> str | None:
-    """Id of the run begun last, if there is one."""
-    return max(runs(storage), default=None)
+    """Id of the run begun last, if there is one; a folder in which nothing was asked is that of a driver killed in its first instant."""
+    return next((run for run in reversed(runs(storage)) if storage.read(f"runs/{run}/run.json") is not None), None)
 
 
 def read_run(storage: Storage, run: str) -> dict[str, Any]:

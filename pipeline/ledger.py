@@ -57,15 +57,29 @@ class Ledger:
             if self._storage.create(_name(stage, key, part, generation), _json(entry)):
                 return record
 
-    def withdraw(self, stage: str, key: str, type_: Any, reason: str, part: int | None = None) -> bool:
-        """Lets nobody find the record any more that is found now, so that it is made anew. False where there is none."""
+    def withdraw(self, stage: str, key: str, type_: Any, reason: str, part: int | None = None, *, once: str = "") -> bool:
+        """Lets nobody find the record any more that is found now, so that it is made anew. False where there is none.
+
+        `once`: a name under which it is withdrawn a single time; what has been made since then stays, and it is False.
+        """
+        entry = {**_now(), "withdrawn": reason, **({"once": once} if once else {})}
         generation = 0
         while True:
             generation, last = self._last(stage, key, part, generation)
             if last is None or self._sound(last, type_, _about(stage, key, part)) is None:
                 return False
-            if self._storage.create(_name(stage, key, part, generation), _json({**_now(), "withdrawn": reason})):
+            if once and any(self._once(_name(stage, key, part, earlier)) == once for earlier in range(generation)):
+                return False
+            if self._storage.create(_name(stage, key, part, generation), _json(entry)):
                 return True
+
+    def _once(self, name: str) -> str | None:
+        """The name under which an entry withdraws what was there, if it has one."""
+        try:
+            told = json.loads(self._storage.read(name) or b"")
+        except ValueError:
+            return None
+        return told.get("once") if isinstance(told, dict) else None
 
     def _last(self, stage: str, key: str, part: int | None, generation: int) -> tuple[int, bytes | None]:
         """The number of the chain's next entry, and what the last one says; `generation`: one at or before the end."""

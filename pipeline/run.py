@@ -22,6 +22,7 @@ from pipeline.events import DeadLetter, Event, RunLog
 from pipeline.flow import dub_job
 from pipeline.ledger import Ledger
 from pipeline.places import locate
+from pipeline.pools.alarm import Alarm
 from pipeline.pools.opening import open_pools
 from pipeline.pools.pool import Pool
 from pipeline.pools.retry import Exhausted, classify
@@ -69,11 +70,19 @@ class Stop:
             self.ask(reason)
 
     def heed_signals(self) -> None:
-        """Lets SIGINT and SIGTERM ask."""
+        """Lets SIGINT and SIGTERM ask; a third one ends the process, whatever a thread of it still waits for."""
         loop = asyncio.get_running_loop()
+
+        def heard(name: str) -> None:
+            if self.soft.is_set():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    loop.remove_signal_handler(number)
+                    signal.signal(number, signal.SIG_DFL)
+            self.ask(name)
+
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
-                loop.add_signal_handler(number, self.ask, signal.Signals(number).name)
+                loop.add_signal_handler(number, heard, signal.Signals(number).name)
 
 
 async def run_jobs(
@@ -88,7 +97,8 @@ async def run_jobs(
 ) -> Outcome:
     """Dubs every job of the catalogue. One failing job never stops the others; SIGINT or SIGTERM stops them all.
 
-    The first signal ends dispatch: windows and calls that are worked at are finished and committed. A second one ends everything at once.
+    The first signal ends dispatch: windows and calls that are worked at are finished and committed. A second one ends everything at once, but
+    for a call to the storage that is under way; a third one does not wait for that either.
     `raise_cluster` is called before the first piece of work, and not at all where everything is already done.
     """
     asked: dict[str, Any] = {
@@ -129,7 +139,9 @@ async def run_jobs(
         def provenance(seconds: dict[str, float]) -> Provenance:
             return Provenance(log.run, asked["config"], digests["generate"], _versions(), seconds)
 
-        works = Works(verbs, pools, Ledger(storage), storage, digests, tell, provenance, stop.soft.is_set, surgery)
+        alarm = Alarm(config.pools.same_error_limit, stop.ask_softly)
+        ledger = Ledger(storage)
+        works = Works(verbs, pools, ledger, storage, digests, tell, provenance, stop.soft.is_set, surgery, config.pools.retry, alarm)
         waiting = enumerate(catalogue.jobs)
 
         async def work_on() -> None:

@@ -1,6 +1,6 @@
 """What a rerun makes anew although it is there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stages.errors import BadInput
 from stages.records import Segment
@@ -13,6 +13,7 @@ class Surgery:
     segments: frozenset[int] | None  # None: all of them
     first_window: int
     reason: str  # kept in the ledger, beside what it put aside
+    name: str = field(default="", compare=False)  # kept there as well: under one name nothing is put aside twice; empty for none
 
     def check(self, segments: tuple[Segment, ...]) -> None:
         """Raises BadInput unless a job of `segments` has what is to be made anew."""

@@ -8,7 +8,7 @@ from pipeline.pools.pool import Order
 class Alarm:
     """Counts, over all pools of a run, the orders of a stage that end with the same error, until one of that stage ends well.
 
-    A single job with a peculiar file does not raise it where the stage has worked for others, however many segments it has.
+    A single job with a peculiar file does not raise it, however many segments it has, unless the error comes before anybody looks at the job.
     """
 
     def __init__(self, limit: int, stop: Callable[[str], None]) -> None:
@@ -19,14 +19,17 @@ class Alarm:
         self._worked: set[str] = set()
         self._raised = False
 
-    def failed(self, order: Order, mark: str, reason: str) -> None:
-        """An order has been given up. `mark` is the same for the same error, and empty for one that says nothing about other orders."""
+    def failed(self, order: Order, mark: str, reason: str, *, opening: bool = False) -> None:
+        """An order has been given up. `mark` is the same for the same error, and empty for one that says nothing about other orders.
+
+        `opening`: the error was met before the order was looked at.
+        """
         if not mark or self._raised:
             return
         hits = self._hits.setdefault((order.stage, mark), {})
         hits[order.key] = order.label.job
         jobs = sorted(set(hits.values()))
-        if len(hits) >= self._limit and (len(jobs) > 1 or order.stage not in self._worked):
+        if len(hits) >= self._limit and (len(jobs) > 1 or (opening and order.stage not in self._worked)):
             self._raised = True
             told = ", ".join(jobs[:5]) + (", ..." if len(jobs) > 5 else "")
             where = "" if mark == reason else f" [{mark}]"

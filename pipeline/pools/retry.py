@@ -48,6 +48,7 @@ class Fault:
     reason: str
     trace: str  # the last lines of the traceback, or of what the process wrote before it died
     mark: str = ""  # the same for the same error: what it is and where it was raised; empty where that is no error of ours
+    opening: bool = False  # met before the order was looked at
 
     @property
     def harmless(self) -> bool:
@@ -56,7 +57,7 @@ class Fault:
 
     def at_opening(self) -> Self:
         """The same, met before the order was looked at: if it meets others too, it is the run's failure."""
-        return replace(self, mark=self.mark or f"{self.kind} while the stage was opened")
+        return replace(self, mark=self.mark or f"{self.kind} while the stage was opened", opening=True)
 
 
 class Exhausted(DubError):
@@ -149,11 +150,11 @@ class Patience:
             tries += 1
             spent[fault.kind] += 1
             if fault.kind in (FailureClass.INPUT, FailureClass.CONFIG):
-                self._alarm.failed(order, fault.mark, fault.reason)
+                self._alarm.failed(order, fault.mark, fault.reason, opening=fault.opening)
                 refusal = BadInput if fault.kind is FailureClass.INPUT else ConfigError
                 raise refusal(fault.reason) from WorkerTraceback(fault.trace)
             if spent[fault.kind] >= getattr(self._settings, fault.kind):
-                self._alarm.failed(order, fault.mark, fault.reason)
+                self._alarm.failed(order, fault.mark, fault.reason, opening=fault.opening)
                 often = "1 try" if tries == 1 else f"{tries} tries"
                 raise Exhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace) from WorkerTraceback(
                     fault.trace

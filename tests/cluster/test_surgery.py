@@ -51,7 +51,7 @@ def test_some_windows_are_made_anew_and_one_segment_is_replayed(
     assert (root / "films" / "a.mp4").read_bytes() == film  # the same noise
     run = latest_run(storage)
     assert run is not None
-    assert read_run(storage, run)["surgery"] == {"segments": [last], "first_window": 1, "reason": "blinks"}
+    assert read_run(storage, run)["surgery"].items() >= {"segments": [last], "first_window": 1, "reason": "blinks"}.items()
     withdrawn = [path.name for path in root.glob("cas/generate/*/*/_*.json") if "blinks" in path.read_text()]
     assert sorted(withdrawn) == ["_commit.1.json", *(f"_window.{window:05d}.1.json" for _, window in behind)]
 

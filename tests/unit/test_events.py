@@ -44,6 +44,16 @@ def test_runs_are_in_the_order_of_their_beginning(storage: Storage):
     assert latest_run(storage) == begun[-1]
 
 
+def test_what_is_no_run_is_not_the_latest(storage: Storage):
+    """What somebody keeps there, and the folder of a driver that was killed before it said what was asked."""
+    with RunLog.begin(storage, {}) as log:
+        pass
+    storage.put("runs/old/20261121-070512-3fa2/run.json", b"{}")
+    (Path(storage.root) / "runs" / "29991231-235959-0000").mkdir()
+    assert latest_run(storage) == log.run
+    assert "old" not in runs(storage)
+
+
 def test_events_of_a_run_going_on_can_be_read(storage: Storage, monkeypatch):
     monkeypatch.setattr(events, "FLUSH_EVENTS", 3)
     written = threading.Event()

@@ -56,7 +56,7 @@ def test_a_stage_that_still_works_for_others_does_not_stop_the_run() -> None:
     assert told == []
 
 
-def test_one_job_alone_stops_only_a_run_in_which_nothing_has_worked() -> None:
+def test_one_job_alone_stops_only_a_run_in_which_a_stage_cannot_be_opened() -> None:
     bell, told = alarm()
     bell.ended_well(order("good"))
     for segment in range(9):
@@ -66,8 +66,11 @@ def test_one_job_alone_stops_only_a_run_in_which_nothing_has_worked() -> None:
     assert len(told) == 1
 
     bell, told = alarm()
-    for segment in range(3):
+    for segment in range(9):
         bell.failed(order("first", segment), "the same", "")
+    assert told == []
+    for segment in range(3):
+        bell.failed(order("first", segment), "no weights", "", opening=True)
     assert len(told) == 1
 
 

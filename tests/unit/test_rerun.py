@@ -67,6 +67,7 @@ def logged(
     parent: str | None = None,
     overrides: Sequence[str] = (),
     surgery: dict[str, Any] | None = None,
+    summary: dict[str, Any] | None = None,
 ) -> str:
     """A run of the past."""
     asked = {"catalogue": "/rows.jsonl", "jobs": list(jobs), "bad": list(bad), "overrides": list(overrides), "parent": parent, "surgery": surgery}
@@ -77,6 +78,8 @@ def logged(
             log.event(Event(1.0, job, 2, None, "generate", "job_failed", None, "no memory"))
             trace = "\n".join(f"line {number}" for number in range(20))
             log.dead_letter(DeadLetter(job, "generate", 2, "gpu_oom", "no memory [/]", 2, trace, f"dub rerun --run {log.run} --ids {job}"))
+        if summary is not None:
+            log.finish(summary)
     return log.run
 
 
@@ -148,6 +151,30 @@ def test_what_is_there_can_be_made_anew(dub: Said, begun: list[Asked], storage: 
     logged(storage, "ab", done="ab")
     assert dub("rerun", "--ids", "a,b", *words)[0] == 0
     assert (begun[0].ids, begun[0].surgery) == ({"a", "b"}, asked)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason", "summary", "goes_on"),
+    [
+        ("a,b", "blinks", None, True),
+        ("a,b", "blinks", {"stopped": True, "failed": []}, True),
+        ("a,b", "blinks", {"stopped": False, "failed": ["b"]}, True),
+        ("a,b", "blinks", {"stopped": False, "failed": []}, False),
+        ("a", "blinks", None, False),
+        ("a,b", "blinks once more", None, False),
+    ],
+)
+def test_a_surgery_that_did_not_come_to_its_end_goes_on(
+    dub: Said, begun: list[Asked], storage: Storage, ids: str, reason: str, summary: dict[str, Any] | None, goes_on: bool
+):
+    """What it has made anew by then is not made once more."""
+    first = logged(storage, "abc", done="abc")
+    surgery = {"segments": [0], "first_window": 3, "reason": "blinks", "name": "of today"}
+    logged(storage, "ab", parent=first, surgery=surgery, summary=summary)
+    assert dub("rerun", "--run", first, "--ids", ids, "--segments", "0", "--windows", "3:", "--reason", reason)[0] == 0
+    assert begun[0].surgery is not None
+    assert begun[0].surgery.name
+    assert (begun[0].surgery.name == "of today") is goes_on
 
 
 @pytest.mark.parametrize(
@@ -239,6 +266,7 @@ def test_failures_of_a_whole_run_are_none(dub: Said, storage: Storage):
         (["nobody/0"], "the catalogue has no row nobody"),
         (["empty"], "line 2"),
         (["a/0", "--to", "full"], "not empty"),
+        (["a/0", "--to", "rows.jsonl"], "is no folder"),
         (["a/0", "--run", "20200101-000000-0000"], "there is no run 20200101-000000-0000"),
     ],
 )

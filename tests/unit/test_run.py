@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +27,7 @@ from pipeline.run import Outcome, again, run_jobs
 from pipeline.storage import Storage
 from pipeline.surgery import Surgery
 from stages.contract import Files, Seat
-from stages.errors import BadInput, ConfigError
+from stages.errors import BadInput, ConfigError, Transient
 from stages.records import (
     Artifact,
     Chunk,
@@ -238,11 +240,25 @@ def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_el
         "segments": None if segments is None else sorted(segments),
         "first_window": first_window,
         "reason": "she blinks",
+        "name": "",
     }
     withdrawn = [path.read_text() for path in Path(studio.storage.root).glob("cas/generate/*/*/_*.1.json")]
     assert len(withdrawn) == len(windows) + len({segment for segment, _ in windows})
     assert all("she blinks" in entry for entry in withdrawn)
     assert studio.dub(studio.job("a")).worked == 0
+
+
+def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(studio: Studio):
+    studio.dub(studio.job("a"))
+    surgery = Surgery(frozenset({1}), 0, "she blinks", "of today")
+    studio.trouble = lambda called: os.kill(os.getpid(), signal.SIGTERM) if called[0] == "generate" else None
+    assert studio.dub(studio.job("a"), surgery=surgery).stopped
+    assert studio.windows() == [(1, 0)]
+    studio.trouble = lambda called: None
+    assert studio.dub(studio.job("a"), surgery=surgery).done.keys() == {"a"}
+    assert studio.windows() == [(1, 1)]
+    studio.dub(studio.job("a"), surgery=replace(surgery, name="of tomorrow"))
+    assert studio.windows() == [(1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -296,9 +312,37 @@ def test_told_twice_it_does_not_wait(studio: Studio, monkeypatch: pytest.MonkeyP
             waited.append("closed")
 
     monkeypatch.setattr(run, "open_pools", lambda *_: {"ingest": Endless()})
-    outcome = studio.dub(studio.job("a"))
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        outcome = studio.dub(studio.job("a"))
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
     assert waited == ["no more orders", "ingest", "closed"]
     assert (outcome.stopped, outcome.why, outcome.done, outcome.failed) == (True, "SIGTERM", {}, ())
+
+
+def test_told_three_times_it_does_not_wait_for_the_storage_either():
+    code = (
+        "import asyncio, time\n"
+        "from pipeline.run import Stop\n"
+        "async def main():\n"
+        "    stop = Stop()\n"
+        "    stop.heed_signals()\n"
+        "    hung = asyncio.create_task(asyncio.to_thread(time.sleep, 60))\n"
+        "    print('soft', flush=True)\n"
+        "    await stop.soft.wait()\n"
+        "    print('hard', flush=True)\n"
+        "    await stop.hard.wait()\n"
+        "    print('over', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for word in ("soft", "hard", "over"):
+            assert process.stdout.readline().strip() == word
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
 
 
 # -- what is reused ---------------------------------------------------------------------------------------------------
@@ -387,6 +431,19 @@ def test_the_same_bug_in_every_job_stops_the_run(studio: Studio):
     assert [(letter.job, letter.kind) for letter in outcome.failed] == [("a", "code"), ("b", "code"), ("c", "code")]
 
 
+def test_an_odd_job_at_the_head_of_the_catalogue_does_not_stop_those_behind_it(studio: Studio):
+    """It has as many segments as an error needs orders to be taken for everybody's, and nothing has worked before it."""
+    studio.config = studio.config.model_copy(update={"pools": studio.config.pools.model_copy(update={"same_error_limit": len(SEGMENTS)})})
+    odd = len(SEGMENTS)
+
+    def trouble(called: Called) -> Exception | None:
+        return KeyError("odd") if called[0] == "generate" and sum(call[0] == "generate" for call in studio.calls) <= odd else None
+
+    studio.trouble = trouble
+    outcome = studio.dub(*(studio.job(name) for name in "abc"))
+    assert ([letter.job for letter in outcome.failed], sorted(outcome.done), outcome.stopped) == (["a"], ["b", "c"], False)
+
+
 def test_a_file_that_is_not_there_costs_one_film(studio: Studio):
     gone = studio.job("gone")
     Path(gone.material.picture).unlink()
@@ -395,6 +452,69 @@ def test_a_file_that_is_not_there_costs_one_film(studio: Studio):
     (letter,) = outcome.failed
     assert (letter.job, letter.stage, letter.kind) == ("gone", "ingest", "input")
     assert "gone.png" in letter.reason
+
+
+def patient(config: RunConfig, tries: int) -> RunConfig:
+    """With so many tries for a storage that fails."""
+    retry = config.pools.retry.model_copy(update={"storage": tries, "backoff_seconds": 0.001})
+    return config.model_copy(update={"pools": config.pools.model_copy(update={"retry": retry})})
+
+
+@pytest.mark.parametrize("down", [1, 2, 3])
+@pytest.mark.parametrize("call", ["read", "stat_input"])
+def test_a_storage_that_fails_under_the_driver_has_the_budget_of_one_that_fails_under_a_stage(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, call: str, down: int
+):
+    studio.config = patient(studio.config, 3)
+    real, failures = getattr(studio.storage, call), []
+
+    def failing(name: str) -> Any:
+        if len(failures) < down and (call == "stat_input" or name.startswith("cas/listen")):
+            failures.append(name)
+            raise Transient("the bucket is on holiday")
+        return real(name)
+
+    monkeypatch.setattr(studio.storage, call, failing)
+    job = studio.job("a")
+    job = replace(job, material=replace(job.material, speakers=()))  # one source, so that its tries can be counted
+    outcome = studio.dub(job)
+    assert [(letter.kind, letter.attempts) for letter in outcome.failed] == ([("storage", 3)] if down == 3 else [])
+    assert ("on holiday" in outcome.failed[0].reason) if outcome.failed else outcome.done
+
+
+def test_a_source_that_the_settings_do_not_open_costs_one_film(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    """Such as one in a bucket of another region."""
+    stat = studio.storage.stat_input
+
+    def region(uri: str) -> Any:
+        if Path(uri).stem in "bdfhijkl":
+            raise ConfigError(f"{uri}: wrong region or endpoint")
+        return stat(uri)
+
+    monkeypatch.setattr(studio.storage, "stat_input", region)
+    outcome = studio.dub(*(studio.job(name) for name in "abcdefg"))
+    assert (sorted(outcome.done), outcome.stopped) == (["a", "c", "e", "g"], False)
+    assert [(letter.job, letter.stage, letter.kind) for letter in outcome.failed] == [(job, "ingest", "config") for job in "bdf"]
+    outcome = studio.dub(*(studio.job(name) for name in "hijkl"))
+    assert (len(outcome.failed), outcome.stopped) == (3, True)
+    assert "ingest failed for 3 orders with the same error" in outcome.why
+
+
+def test_a_dead_letter_that_the_storage_refuses_is_written_later(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    studio.trouble = lambda called: BadInput("bad") if called == ("publish", "a", None) else None
+    put, refused = studio.storage.put, []
+
+    def failing(name: str, source: bytes | Path) -> str:
+        if "/dead/" in name and not refused:
+            refused.append(name)
+            raise Transient("the bucket is on holiday")
+        return put(name, source)
+
+    monkeypatch.setattr(studio.storage, "put", failing)
+    outcome = studio.dub(*(studio.job(name) for name in "abc"))
+    assert sorted(outcome.done) == ["b", "c"]
+    assert read_dead(studio.storage, outcome.run) == list(outcome.failed)
+    assert [letter.job for letter in outcome.failed] == ["a"]
 
 
 def test_a_cluster_that_cannot_be_had_is_the_runs_failure(studio: Studio):
