@@ -27,7 +27,8 @@ class Cache:
         with suppress(FileNotFoundError):
             if place.stat().st_size == artifact.bytes:
                 os.link(place, to)
-                os.utime(place)
+                with suppress(FileNotFoundError):  # another process has let go of it since
+                    os.utime(place)
                 return
         download(to)
         verify(to, artifact)

@@ -205,7 +205,8 @@ def again(run: str, job: str, config: RunConfig, overrides: Sequence[str]) -> st
     places = [word for word in overrides if word.startswith(("storage=", "storage.")) and not word.startswith("storage.root=")]
     where = dict.fromkeys(places)  # a rerun's overrides are those of its run and, once more, those it was found with
     alone = ["pools=inline"] if config.generate.device == "cpu" and config.generate.parallel.degree == 1 else []
-    return shlex.join(["dub", "rerun", "--run", run, "--ids", job, *alone, *where, f"storage.root={quoted(config.storage.root)}"])
+    named = [f"--ids={job}"] if job.startswith("-") else ["--ids", job]
+    return shlex.join(["dub", "rerun", "--run", run, *named, *alone, *where, f"storage.root={quoted(config.storage.root)}"])
 
 
 def _letter(job: Job, failure: StageFailed, repro: str) -> DeadLetter:

@@ -245,9 +245,12 @@ class Storage:
 
     def open_input(self, uri: str) -> BinaryIO:
         """A catalogue, whole in memory. Whoever launches the run has named it, so storage.sources.roots does not bind it. Raises BadInput."""
-        with self._given(uri, self.settings.sources.model_copy(update={"roots": None})) as (store, path):
-            _small_enough(uri, store.stat(path), MAX_CATALOGUE_BYTES, "for a catalogue")
-            return BytesIO(store.read(path))
+        with self._given(uri, self.settings.sources.model_copy(update={"roots": None, "max_bytes": MAX_CATALOGUE_BYTES})) as (store, path):
+            size = _small_enough(uri, store.stat(path), MAX_CATALOGUE_BYTES, "for a catalogue").bytes
+            data = store.read(path)
+        if size and len(data) != size:
+            raise Transient(f"{uri} had {size} bytes and {len(data)} came; was it being written?")
+        return BytesIO(data)
 
     # -- whose fault it is when a place is no use ---------------------------------------------------------------------
 
@@ -263,14 +266,14 @@ class Storage:
     def _given(self, uri: str, sources: SourceSettings) -> Iterator[tuple["Store | WebStore", str]]:
         scheme, path = admitted(uri, sources)
         try:
-            yield self._web() if scheme in WEB else self._store(scheme), path
+            yield self._web(sources.max_bytes) if scheme in WEB else self._store(scheme), path
         except (Missing, Refused) as error:
             raise BadInput(str(error)) from error
 
-    def _web(self) -> "WebStore":
+    def _web(self, max_bytes: int) -> "WebStore":
         from pipeline.stores.web import WebStore
 
-        return WebStore(read_hosts(self.settings.sources.hosts), self.settings.sources.max_bytes, self.settings.attempts)
+        return WebStore(read_hosts(self.settings.sources.hosts), max_bytes, self.settings.attempts)
 
     def _store(self, scheme: str) -> Store:
         with self._lock:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from assets.tiny_bundle.faces import FPS
 from benchmarks.talk import cast, measures
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as the product's CPU pools, and so that seconds are those of one core
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Path(folder), options.settings)
         shown: list[Shown] = []

@@ -20,6 +20,7 @@ INNER = tuple(
         "192.88.99.0/24",  # RFC 7526, a way into 6to4
         "2001::/23",  # RFC 2928, Teredo among it
         "64:ff9b:1::/48",  # RFC 8215, a translator of one's own
+        "3fff::/20",  # RFC 9637, for documentation
         "fec0::/10",  # RFC 3879, what fc00::/7 was before
     )
 )

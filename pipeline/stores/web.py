@@ -1,5 +1,7 @@
 """Files on web servers, to be read only. fsspec's own does not serve here: it takes every failure for a missing file, and a body of any size."""
 
+import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -21,12 +23,14 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
+HEAD_SECONDS = 120  # until the body begins, redirects and all
 BLOCK_BYTES = 1 << 20
 PATIENCE_SECONDS = 120  # so long a server may be as slow as it likes
 MIN_BYTES_PER_SECOND = 10_000  # of a server that is given more time than that
 MAX_REDIRECTS = 5
-WRONG = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects, aiohttp.ClientConnectorCertificateError)
-"""What no second try can mend."""
+WRONG = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.TooManyRedirects, aiohttp.ClientConnectorCertificateError, UnicodeError)
+"""What no second try can mend; UnicodeError: a host that IDNA does not know, such as a..b or xn--a."""
+LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class WebStore:
@@ -67,7 +71,7 @@ class WebStore:
             async for block in answer.content.iter_chunked(BLOCK_BYTES):
                 got += len(block)
                 if got > self._max_bytes:
-                    raise Refused(f"{path} has more than {self._max_bytes} bytes (storage.sources.max_bytes), whatever the server said")
+                    raise Refused(f"{path} has more than {self._max_bytes} bytes, whatever the server said")
                 spent = time.monotonic() - begun
                 if spent > PATIENCE_SECONDS and got < spent * MIN_BYTES_PER_SECOND:
                     raise Transient(f"{path}: only {got} bytes came in {spent:.0f} s")
@@ -87,17 +91,28 @@ class WebStore:
             middlewares=(self._judge,),
         )
         try:
-            async with session, session.get(path, max_redirects=MAX_REDIRECTS) as answer:
+            async with session, await self._asked(session, path) as answer:
                 if answer.status in (404, 410):
                     raise Missing(f"{path} is not there (the server answered {answer.status})")
                 if not (answer.status == 416 and "Range" in headers):  # what a server says to whoever wants the first byte of an empty file
                     answer.raise_for_status()
+                    if answer.status >= 300:  # aiohttp takes a redirect that leads nowhere for an answer
+                        raise Refused(f"{path}: the server answered {answer.status}, which is no file")
                 encoding = answer.headers.get("Content-Encoding", "identity")
                 if encoding.lower() != "identity":
                     raise Refused(f"{path} comes in the encoding {encoding}, which was not asked for; copy it to a folder or bucket")
                 yield answer
         except WRONG as error:
             raise Refused(f"{path}: {type(error).__name__}: {error}") from error
+
+    @staticmethod
+    async def _asked(session: aiohttp.ClientSession, path: str) -> aiohttp.ClientResponse:
+        """The answer up to its body. The head has a time limit of its own, since it may come byte by byte."""
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                return await session.get(path, max_redirects=MAX_REDIRECTS)
+        except TimeoutError as error:
+            raise Transient(f"{path}: no answer came in time") from error
 
     async def _judge(
         self, request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
@@ -135,9 +150,10 @@ class CheckedResolver(AbstractResolver):
 
 def _stat(answer: aiohttp.ClientResponse, path: str) -> Stat:
     """Length and version. Raises Refused where the server does not say: half a file could not be told from a whole one, nor a new from an old."""
-    length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length", "")
+    whole = "" if answer.status == 416 else answer.headers.get("Content-Length", "")  # of a refusal it is the length of the excuse
+    length = answer.headers.get("Content-Range", "").rpartition("/")[2] or whole
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-    if not (length.isascii() and length.isdigit()) or not version:
+    if not LENGTH.fullmatch(length) or not version:
         said = "how long the file is" if version else "when the file changes (ETag or Last-Modified)"
         raise Refused(f"{path}: the server does not say {said}; copy it to a folder or bucket")
-    return Stat(int(length), version)
+    return Stat(int(length), version.encode(errors="backslashreplace").decode())  # a header may hold any bytes

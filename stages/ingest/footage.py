@@ -75,6 +75,7 @@ def write_footage(shown: Iterable[Shown[av.VideoFrame]], aspect: Fraction, targe
     first: av.VideoFrame = head[0]
     turns = turned(first)
     upright = upright_size((first.width, first.height), aspect, lies_down(turns))
+    check_size(upright, upright[0] * upright[1], settings.min_side_px)  # as it is shown, which may be narrower than it is stored
     size = fitted_size(upright, settings.max_side_px, even=True)
     even, fitted = ((side[::-1] if lies_down(turns) else side) for side in (size, fitted_size(upright, settings.max_side_px, even=False)))
     counts: list[int] = []  # of the one frame that is inside the filters

@@ -72,6 +72,7 @@ def animation(image: Image.Image, settings: IngestSettings) -> Iterator[Shown[av
     start = Fraction(0)
     try:
         for number, picture in enumerate(ImageSequence.Iterator(image)):
+            check_size(picture.size, settings.max_pixels, settings.min_side_px)  # of a GIF the later pictures may be larger
             flat = np.asarray(flattened(picture.copy(), settings.alpha_color))
             duration = Fraction(picture.info.get("duration") or 0) / 1000 or SHOWN_SECONDS  # known once the picture is decoded
             frame = av.VideoFrame.from_ndarray(flat, format="rgb24")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from pipeline.ceiling import ceiling
 from stages.errors import BadInput
+from stages.ingest.opening import open_media
 from stages.ingest.settings import IngestSettings
 from stages.ingest.stage import IngestStage
 from stages.media.footage import read_all
@@ -401,6 +402,15 @@ def test_footage_of_huge_frames_is_not_decoded(studio: Any, files: Any, good: tu
     assert isinstance(judged(files, path, "picture", good), Source)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "ffv1"), ("a.webm", "libvpx-vp9")])
+def test_a_huge_frame_is_not_even_looked_at(studio: Any, name: str, codec: str) -> None:
+    """The size of these is told by their frames alone."""
+    path = studio.footage(name, [noise(600, 800, 3)] * 2, codec=codec)
+    for max_pixels, width in ((470_000, 0), (480_000, 800)):
+        with open_media(path, max_pixels) as container:
+            assert container.streams.video[0].codec_context.width == width
+
+
 @pytest.mark.parametrize("name", ["a.ts", "a.h264"])
 def test_footage_that_grows_on_the_way(studio: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
     small, large = studio.footage(f"s{name}", 5), studio.footage(f"l{name}", [np.zeros((600, 800, 3), np.uint8)] * 5)
@@ -409,6 +419,18 @@ def test_footage_that_grows_on_the_way(studio: Any, files: Any, good: tuple[Path
         path.write_bytes(b"".join(part.read_bytes() for part in order))
         assert isinstance(judged(files, path, "picture", good, max_pixels=470_000), str)
         assert isinstance(judged(files, path, "picture", good), Source)
+
+
+def test_an_animation_that_grows_is_refused_before_it_is_decoded(studio: Any, files: Any, good: tuple[Path, Path]) -> None:
+    small, large = io.BytesIO(), io.BytesIO()
+    Image.new("1", (64, 48)).save(small, "GIF")
+    Image.new("1", (800, 600)).save(large, "GIF")
+    picture = large.getvalue()[large.getvalue().index(b"\x2c\0\0\0\0") :]  # from its descriptor on
+    path = studio.folder / "a.gif"
+    path.write_bytes(small.getvalue()[:-1] + picture)
+    assert isinstance(judged(files, path, "picture", good), Source)
+    path.write_bytes(small.getvalue()[:-1] + picture[:40])  # who decodes it finds that it breaks off
+    assert "470000 pixels" in str(judged(files, path, "picture", good, max_pixels=470_000))
 
 
 def test_footage_that_is_days_of_work(studio: Any, files: Any, good: tuple[Path, Path]) -> None:

@@ -126,6 +126,33 @@ def test_a_result_is_fetched_once_per_node(tmp_path: Path):
     assert server.asked == 1
 
 
+def test_a_result_that_another_process_lets_go_of_is_still_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It goes in the moment between the link to it and the note that it was used."""
+    cache, server = Cache(tmp_path / "cache", 10**6), Server(b"features")
+    cache.link(artifact(b"features"), tmp_path / "a", server)
+
+    def late(place: Path) -> None:
+        place.unlink()
+        raise FileNotFoundError(place)
+
+    monkeypatch.setattr(os, "utime", late)
+    cache.link(artifact(b"features"), tmp_path / "b", server)
+    assert (tmp_path / "b").read_bytes() == b"features"
+    assert server.asked == 1
+
+
+def test_a_cached_result_that_was_cut_short_is_fetched_anew(tmp_path: Path):
+    cache, server = Cache(tmp_path / "cache", 10**6), Server(b"features")
+    cache.link(artifact(b"features"), tmp_path / "a", server)
+    assert (tmp_path / "a").stat().st_mode & 0o222 == 0  # all who were given it share its bytes
+    (place,) = (tmp_path / "cache").glob("??/*")
+    place.unlink()
+    place.write_bytes(b"feat")
+    for name, asked in (("b", 2), ("c", 2)):
+        cache.link(artifact(b"features"), tmp_path / name, server)
+        assert ((tmp_path / name).read_bytes(), server.asked) == (b"features", asked)
+
+
 def test_a_bad_download_is_neither_used_nor_cached(tmp_path: Path):
     cache = Cache(tmp_path / "cache", 10**6)
     with pytest.raises(Transient, match="sha256"):

@@ -86,7 +86,7 @@ def test_what_lies_below_a_root_is_read(make: Make, media: Path, tmp_path: Path,
         allowed = make(roots=[str(root)])
         for uri in (f"{media}/{name}", f"file://{media}/{name}"):
             assert allowed.stat_input(uri).bytes == 5
-            assert allowed.fetch_input(uri, tmp_path / "unused").samefile(media / "a.wav")
+            assert allowed.fetch_input(uri, tmp_path / "unused") == (media / "a.wav").resolve()  # what was judged, not the link that led there
 
 
 @pytest.mark.parametrize(

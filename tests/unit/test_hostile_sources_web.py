@@ -2,18 +2,23 @@
 
 import os
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from pydantic import ValidationError
 
+from pipeline import storage
 from pipeline.files import CallFiles
-from pipeline.keys import identity
+from pipeline.keys import identity, key_of
 from pipeline.sources import SourceSettings
 from pipeline.storage import Storage, StorageSettings
 from pipeline.stores import insist as insisting
@@ -46,9 +51,21 @@ def make(storage_settings: StorageSettings) -> Make:
         *((text, False) for text in ("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "198.18.0.1")),
         *(
             (text, False)
-            for text in ("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "224.0.0.1", "255.255.255.255", "240.0.0.1")
+            for text in (
+                "169.254.169.254",
+                "100.100.100.200",
+                "168.63.129.16",
+                "192.0.0.192",
+                "192.88.99.1",
+                "224.0.0.1",
+                "255.255.255.255",
+                "240.0.0.1",
+            )
         ),
-        *((text, False) for text in ("::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "::7f00:1", "2001:0:a00:1::")),
+        *(
+            (text, False)
+            for text in ("::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "3fff::1", "5f00::1", "::7f00:1", "2001:0:a00:1::")
+        ),
         *((text, False) for text in ("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::")),
     ],
 )
@@ -252,6 +269,8 @@ def test_a_name_that_changes_its_mind_gains_nothing(make: Make, site: Site, name
         ("gopher://127.0.0.1/a", "gopher://127.0.0.1/a"),
         ("http://", "http://"),
         ("/again", "TooManyRedirects"),
+        ("http://a..example.org/", r"a\.\.example\.org|idna"),
+        ("http://xn--a.example.org/", "idna"),
     ],
 )
 def test_a_redirect_leads_nowhere_that_is_not_listed(
@@ -267,11 +286,50 @@ def test_a_redirect_leads_nowhere_that_is_not_listed(
     assert {path for _, path in site.asked} <= {"/a", "/again"}
 
 
+def test_a_signature_in_a_redirect_is_not_repeated(make: Make, site: Site) -> None:
+    site.pages["/a"] = says(302, Location="http://evil.com/a?signature=hush-hush")
+    with pytest.raises(BadInput, match=r"http://evil\.com/a: the host") as refused:
+        make(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
+    assert "hush-hush" not in str(refused.value)
+
+
 def test_a_redirect_to_a_listed_server_is_followed(make: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
     names["cdn.example.org"] = [["127.0.0.1"]]
     site.pages["/a"] = says(307, Location=site.uri("/b", "cdn.example.org"))
     site.pages["/b"] = says(body=b"voice")
     assert make(hosts=["127.0.0.1", "cdn.example.org"]).stat_input(site.uri("/a")).bytes == 5
+
+
+def test_redirects_have_an_end(make: Make, site: Site) -> None:
+    for number in range(web.MAX_REDIRECTS + 3):
+        site.pages[f"/{number}"] = says(302, Location=f"/{number + 1}")
+    site.pages[f"/{web.MAX_REDIRECTS + 3}"] = says(body=b"voice")
+    assert make(hosts=["127.0.0.1"]).stat_input(site.uri("/4")).bytes == 5
+    site.asked.clear()
+    with pytest.raises(BadInput, match="TooManyRedirects"):
+        make(hosts=["127.0.0.1"]).stat_input(site.uri("/0"))
+    assert len(site.asked) <= web.MAX_REDIRECTS + 1
+
+
+def test_no_server_learns_what_another_has_said(make: Make, site: Site, names: dict[str, list[list[str]]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cookies go along with a redirect, no packed body is asked for, and no proxy of the environment has a look."""
+    heard: list[Any] = []
+    body = says(body=b"voice")
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        heard.append(request.headers)
+        body(request)
+
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    names["media.example.org"] = [["127.0.0.1"]]
+    site.pages["/a"] = says(302, Location="/b", Set_Cookie="who=me; Path=/")
+    site.pages["/b"] = answer
+    allowed = make(hosts=["media.example.org", "127.0.0.1"])
+    assert allowed.open_input(site.uri("/a", "media.example.org")).read() == b"voice"
+    assert [(headers["Cookie"], headers["Accept-Encoding"]) for headers in heard] == [(None, "identity")] * 2
 
 
 def test_passwords_in_addresses_are_refused_and_not_repeated(make: Make) -> None:
@@ -280,10 +338,16 @@ def test_passwords_in_addresses_are_refused_and_not_repeated(make: Make) -> None
     assert "hush-hush" not in str(refused.value)
 
 
-@pytest.mark.parametrize("uri", ["https://", "https:///a", "https://[::1/a", "https://[zz]/a", "https://?a", "http://:80/a"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("https://", "https:///a", "https://[::1/a", "https://[zz]/a", "https://?a", "http://:80/a", "http://example.org:99999/a"),
+        *("http://a..example.org/a", "http://.example.org/a", f"http://{'a' * 64}.example.org/a", "http://xn--a.example.org/a", "http://xn--a/a"),
+    ],
+)
 def test_addresses_that_name_no_server(make: Make, uri: str) -> None:
     with pytest.raises(BadInput):
-        make(hosts=["example.org"]).stat_input(uri)
+        make(hosts=["*.example.org", "example.org"]).stat_input(uri)
 
 
 # -- what servers say -------------------------------------------------------------------------------------------------
@@ -305,12 +369,33 @@ def test_addresses_that_name_no_server(make: Make, uri: str) -> None:
         (says(body=b"x", Content_Encoding="gzip"), BadInput, "in the encoding gzip"),
         (says(body=b"x", Content_Length="9999"), BadInput, r"9999 bytes; at most 1000 are read \(storage\.sources\.max_bytes\)"),
         (says(206, body=b"x", Content_Range="bytes 0-0/9999"), BadInput, "9999 bytes; at most 1000"),
+        (says(206, body=b"x", Content_Range="bytes 0-0/" + "9" * 5000), BadInput, "does not say how long"),
+        (says(416, body=b"go away"), BadInput, "does not say how long"),
+        (says(302, body=b"moved"), BadInput, "answered 302, which is no file"),
+        (says(304), BadInput, "answered 304, which is no file"),
     ],
 )
 def test_answers_that_are_no_file(make: Make, site: Site, answer: Any, kind: type[Exception], said: str) -> None:
     site.pages["/a"] = answer
     with pytest.raises(kind, match=said):
         make(hosts=["127.0.0.1"], max_bytes=1000).fetch_input(site.uri("/a"), Path(os.devnull))
+
+
+def test_a_catalogue_is_bound_by_its_own_limit(make: Make, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by that of the media, which are not held in memory; and what broke off is no catalogue of fewer rows."""
+    monkeypatch.setattr(storage, "MAX_CATALOGUE_BYTES", 1000)
+    site.pages["/long"] = first_honest(says(body=bytes(5000)))
+    site.pages["/short"] = first_honest(says(body=b"{}\n"))
+    with pytest.raises(BadInput, match="more than 1000 bytes"):
+        make(hosts=["127.0.0.1"]).open_input(site.uri("/long"))
+    with pytest.raises(Transient, match="had 10 bytes and 3 came"):
+        make(hosts=["127.0.0.1"]).open_input(site.uri("/short"))
+
+
+def test_an_answer_whose_etag_is_no_text_makes_a_key(make: Make, site: Site) -> None:
+    site.pages["/a"] = says(body=b"voice", ETag='"\xff\x80"')
+    version = identity(make(hosts=["127.0.0.1"]), site.uri("/a"))
+    assert len(key_of("ingest", 1, (), {}, {"inputs": [version]})) == 64
 
 
 def test_an_empty_file_is_known_by_its_refusal_of_the_first_byte(make: Make, site: Site) -> None:
@@ -353,6 +438,48 @@ def test_a_server_that_dawdles_is_given_up(make: Make, site: Site, tmp_path: Pat
     site.pages["/a"] = says(body=b"1234567890")
     with pytest.raises(Transient, match="only 10 bytes came"):
         make(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
+
+
+def test_a_certificate_that_is_not_believed_is_not_tried_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    async def get(self: aiohttp.ClientSession, path: str, **words: Any) -> None:
+        tries.append(path)
+        where: Any = SimpleNamespace(host="media.example.org", port=443, is_ssl=True)
+        raise aiohttp.ClientConnectorCertificateError(where, ssl.CertificateError("self-signed certificate"))
+
+    monkeypatch.setattr(aiohttp.ClientSession, "get", get)
+    with pytest.raises(BadInput, match="self-signed"):
+        make(hosts=["media.example.org"]).stat_input("https://media.example.org/a")
+    assert len(tries) == 1
+
+
+def test_a_server_that_falls_silent_is_given_up(make: Make, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(request: BaseHTTPRequestHandler) -> None:
+        says(body=b"12345", Content_Length="10")(request)
+        request.wfile.flush()
+        over.wait(10)
+
+    over = threading.Event()
+    monkeypatch.setattr(web, "READ_SECONDS", 0.2)
+    site.pages["/a"] = first_honest(half)
+    with pytest.raises(Transient, match="Timeout"):
+        make(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
+    over.set()
+
+
+def test_a_server_that_never_comes_to_the_body_is_given_up(make: Make, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_body(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        for _ in range(100):
+            request.send_header("X-Wait", "a moment")
+            request.flush_headers()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(web, "HEAD_SECONDS", 0.3)
+    site.pages["/a"] = without_body
+    with pytest.raises(Transient, match="no answer came in time"):
+        make(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
 
 
 def test_a_server_that_is_not_there_may_come_back(make: Make, site: Site) -> None:

@@ -86,6 +86,11 @@ def test_a_clock_that_runs_backwards_loses_frames_but_not_order() -> None:
     assert frames == [0, 0, 0, 0, 2, 2, 3]
 
 
+def test_the_film_lasts_as_long_as_any_of_its_frames_is_shown() -> None:
+    shown = [Shown(Fraction(0), Fraction(4, 25), 0), Shown(Fraction(1, 25), Fraction(1, 25), 1)]
+    assert list(at_constant_rate(shown, Fraction(25))) == [(0, 1), (1, 3)]
+
+
 def test_a_single_short_frame_is_a_film_of_one_frame() -> None:
     assert shown_at([Fraction(3)], Fraction(1, 1000)) == [0]
 

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from stages.contract import Seat
 from stages.errors import BadInput
+from stages.ingest.opening import open_media
 from stages.ingest.settings import IngestSettings
 from stages.ingest.stage import IngestStage
 from stages.records import Box, Material, Source, Speaker, Turns
@@ -91,6 +92,13 @@ def test_a_list_of_other_files_is_never_followed(studio, files, portrait: Path, 
         path.write_text(LISTS[name].format(victim=target))
         with pytest.raises(BadInput):
             ingest(files, *((path, studio.speech()) if what == "picture" else (portrait, path)))
+
+
+@pytest.mark.parametrize("protocol", ["concat:", "cache:", "async:", "subfile,,start,0,end,6000,,:"])
+def test_none_of_ffmpegs_protocols_is_spoken_but_that_of_files(studio, protocol: str) -> None:
+    """Each of these would play the speech behind it."""
+    with pytest.raises(BadInput), open_media(Path(f"{protocol}{studio.speech()}"), 10**8):
+        pass
 
 
 def test_a_number_pattern_is_a_name_like_any_other(studio, files) -> None:
@@ -228,6 +236,34 @@ def test_more_channels_than_flac_holds(studio, files, portrait: Path) -> None:
         ingest(files, portrait, path)
 
 
+def test_codecs_that_nobody_knows(studio, files, portrait: Path) -> None:
+    path = studio.footage("a.mkv", 5, sound=np.ones((1, 3200), np.int16))
+    whole = path.read_bytes()
+    for what, known, made_up in (("picture", b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"), ("sound", b"A_FLAC", b"A_XLAC")):
+        path.write_bytes(whole.replace(known, made_up))
+        with pytest.raises(BadInput, match=f"holds its {what} in a codec that cannot be decoded"):
+            ingest(files, path if what == "picture" else portrait, path)
+
+
+@pytest.mark.parametrize("rate", [500, 65537, 700_000])
+def test_rates_that_flac_does_not_hold(studio, files, portrait: Path, rate: int) -> None:
+    with pytest.raises(BadInput, match=f"sample rate of {rate} Hz.*convert it to 48000 Hz"):
+        ingest(files, portrait, studio.sound("a.wav", np.ones((1, 2000), np.int16), rate=rate))
+
+
+def test_samples_that_flac_does_not_hold(studio, files, portrait: Path) -> None:
+    with pytest.raises(BadInput, match="samples of format s64"):
+        ingest(files, portrait, studio.sound("a.wav", np.ones((1, 2000), np.int32), codec="pcm_s64le"))
+
+
+def test_sound_that_becomes_another_on_the_way(studio, files, portrait: Path) -> None:
+    parts = [studio.sound(f"{channels}.mp3", np.ones((channels, 16000), np.int16), codec="libmp3lame") for channels in (1, 2)]
+    path = studio.folder / "a.mp3"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(BadInput, match=r"changes from .*'mono'.* to .*'stereo'.* after 1\.\d\d s"):
+        ingest(files, portrait, path)
+
+
 @pytest.mark.parametrize("make", ["footage", "photograph"])
 def test_pictures_of_absurd_size(studio, files, make: str) -> None:
     path = studio.folder / "a.png"
@@ -261,6 +297,12 @@ def test_pictures_in_which_nobody_is_seen(studio, files, size: tuple[int, int]) 
     path = studio.folder / "a.png"
     Image.new("RGB", size).save(path)
     with pytest.raises(BadInput, match=f"{size[0]}x{size[1]} px.*at least 32 px"):
+        ingest(files, path, studio.speech())
+
+
+def test_footage_that_is_narrow_once_its_pixels_are_square(studio, files) -> None:
+    path = studio.footage("a.mp4", 10, size=(64, 48), aspect=Fraction(1, 4))
+    with pytest.raises(BadInput, match=r"16x48 px.*at least 32 px"):
         ingest(files, path, studio.speech())
 
 

@@ -76,6 +76,15 @@ def test_one_voice_from_the_beginning(tmp_path: Path) -> None:
     assert lufs[0] == pytest.approx(-23.7, abs=0.3)  # a sine of amplitude 0.1 has -23 dB of power, and K-weighting takes a little at 440 Hz
 
 
+def test_an_encoder_that_gives_too_few_rows_is_not_believed(tmp_path: Path) -> None:
+    class Deaf(Ear):
+        def in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
+            yield from list(super().in_chunks(samples, chunk_seconds, context_seconds))[:-1]
+
+    with pytest.raises(RuntimeError, match="gave 50 rows for 75 frames"):
+        hear(tmp_path / "speech", [voice(0)], [tone(3.0)], silence_row(Ear()), Deaf(), SETTINGS)
+
+
 def test_two_voices_of_unequal_length_together(tmp_path: Path) -> None:
     n_frames, _, tensors = heard(tmp_path, (voice(0), tone(1.0)), (voice(0), tone(2.0)))
     assert n_frames == 50

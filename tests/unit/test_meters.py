@@ -224,6 +224,16 @@ def test_of_two_people_the_one_who_talks_is_told(talk: Talk):
     assert sync.mouth_motion(trace, 0).mean() < 0.15 * sync.mouth_motion(trace, 1).mean()
 
 
+def test_what_moves_all_over_the_picture_moves_no_mouth():
+    """Light that flickers, and a black frame: both change a bright mouth more than nothing, and say nothing of it."""
+    light = np.where(np.arange(40) % 2, 100, 140).astype(np.uint8)[:, None, None, None].repeat(16, 1).repeat(16, 2).repeat(3, 3)
+    assert sync.mouth_motion(read_trace(light, [Box(4, 8, 12, 12)])) == pytest.approx(0)
+    bright = np.full((40, 16, 16, 3), 100, np.uint8)
+    bright[:, 8:12, 4:12] = 200
+    bright[20] = 0
+    assert sync.mouth_motion(read_trace(bright, [Box(4, 8, 12, 12)])) == pytest.approx(0)
+
+
 def test_correlation_is_pearsons_at_the_best_lag():
     wave = np.sin(np.arange(100) / 3.0)
     assert correlation(np.roll(wave, 2)[5:95] * 3 + 1, wave[5:95]) == Sync(pytest.approx(1.0), 2)
@@ -259,15 +269,37 @@ def test_where_nobody_speaks_a_mouth_that_moves_is_told(talk: Talk, trace: Trace
     assert stillness.still_mouth(trace, nothing) == 0
 
 
+def test_black_frames_do_not_make_a_mouth_that_moves_in_silence_any_calmer():
+    chatter = np.full((80, 16, 16, 3), 128, np.uint8)
+    chatter[::2, 8:12, 4:12] = 90
+    envelope = np.where(np.arange(80) < 20, 0.3, 0.0)
+    whole = stillness.silence_motion(read_trace(chatter, [Box(4, 8, 12, 12)]), envelope)
+    chatter[40:70] = 0
+    assert stillness.silence_motion(read_trace(chatter, [Box(4, 8, 12, 12)]), envelope) == pytest.approx(whole, rel=0.05)
+
+
 def test_a_frozen_mouth_is_counted_in_frames_of_speech(talk: Talk, trace: Trace):
     shut = read_trace(moments(np.zeros(len(talk.frames)), range(len(talk.frames))), [MOUTH])
     assert stillness.still_mouth(shut, talk.envelope) == stillness.spoken(talk.envelope, shut.frames).sum()
     assert stillness.still_mouth(trace, talk.envelope) < 5
 
 
+def test_noise_that_is_never_heard_is_no_speech():
+    assert not stillness.spoken(np.full(50, 1e-4), 50).any()  # -80 dB, with nothing louder beside it
+    assert stillness.spoken(np.full(50, 2e-3), 50).all()
+
+
 def test_still_and_black_pictures_are_told_by_their_frames(talk: Talk):
     assert stillness.still_pictures(read_trace(held_picture(talk), [MOUTH]), FPS) == [Span(41, 95)]  # frame 40 is the one that is held
     assert stillness.black_pictures(read_trace(black_window(talk), [MOUTH])) == [Span(81, 105)]
+
+
+def test_neither_a_mouth_alone_that_talks_nor_the_dark_is_a_still_picture():
+    talks = np.full((60, 16, 16, 3), 128, np.uint8)
+    talks[::2, 8:12, 4:12] = 90
+    assert stillness.still_pictures(read_trace(talks, [Box(4, 8, 12, 12)]), FPS) == []
+    dark = read_trace(np.zeros_like(talks), [])
+    assert (stillness.still_pictures(dark, FPS), stillness.black_pictures(dark)) == ([], [Span(0, 60)])
 
 
 def test_a_seam_is_told_by_its_border(talk: Talk, trace: Trace):
@@ -280,11 +312,30 @@ def test_a_seam_is_told_by_its_border(talk: Talk, trace: Trace):
         seams.mean_seam(trace, [0, 33, 9999])
 
 
+def test_a_seam_is_told_beside_a_black_frame_and_no_flicker_of_a_still_picture_is_one(talk: Talk):
+    frames = moved_window(talk)
+    frames[[84, 102]] = 0
+    assert seams.worst_seam(read_trace(frames, [MOUTH]), talk.borders)[0] > 5
+    still = np.full((100, 16, 16, 3), 128, np.uint8)
+    still[33:, 0, 0] += 1
+    trace = read_trace(still, [])
+    assert seams.worst_seam(trace, [33, 57])[0] < seams.LARGEST_SEAM
+    assert seams.mean_seam(trace, [33, 57]) < seams.LARGEST_MEAN_SEAM
+
+
 def test_drift_is_told_in_parts_of_full_scale(talk: Talk):
     assert drift.colour_drift(read_trace(redder(talk), [MOUTH]), FPS) == pytest.approx(10 / 255, abs=0.012)
     assert drift.colour_by_second(read_trace(talk.frames[:80], [MOUTH]), FPS).shape == (3, 3)  # the begun fourth joins the third
     black = read_trace(np.zeros((30, 8, 8, 3), np.uint8), [])
     assert (drift.colour_drift(black, FPS), drift.sharpness_ratio(black, FPS)) == (0.0, 1.0)
+
+
+def test_a_film_that_ends_in_the_dark_has_not_become_blurred(talk: Talk):
+    frames = talk.frames.copy()
+    frames[-30:] = 0
+    trace = read_trace(frames, [MOUTH])
+    assert drift.sharpness_ratio(trace, FPS) > drift.LEAST_SHARPNESS
+    assert drift.colour_drift(trace, FPS) < drift.LARGEST_COLOUR_DRIFT
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -306,6 +357,13 @@ def test_what_is_read_is_a_part_of_full_scale():
     assert trace.sharpness == pytest.approx([0, 0, 1 / 7])
     assert trace.dark == pytest.approx([1, 0, 0.5])
     assert trace.steady.tolist() == [False, False, True]
+
+
+def test_where_mouths_fill_the_picture_all_of_it_is_measured():
+    frames = np.stack([np.zeros((6, 8, 3), np.uint8), np.full((6, 8, 3), 255, np.uint8)])
+    trace = read_trace(frames, [Box(0, 0, 8, 6)])
+    assert trace.change == pytest.approx([0, 1])
+    assert trace.colour[1] == pytest.approx([1, 1, 1])
 
 
 def test_a_mouth_beside_the_picture_and_a_film_of_nothing_are_refused():

@@ -3,6 +3,7 @@
 `test_segment_plan.py` and `test_ingest_decisions.py` look at each decision alone; here they follow each other as in a run.
 """
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,10 +21,10 @@ from stages.listen.timeline import FRAME_RATE, place
 from stages.media.encode import exact_rate
 from stages.model.speech import FRAME_SAMPLES, SAMPLE_RATE
 from stages.records import Artifact, Length, Segment, Source, Span, Voice
-from stages.segment.plan import film_frames, join_flashes, plan_segments, source_frame
+from stages.segment.plan import film_frames, join_flashes, plan_segments
 
 RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60000, 1001), Fraction(60)]
-MODEL_FPS = [25.0, 23.976, 24.0, 16.0, 29.97]
+MODEL_FPS = [25.0, 23.976, 24.0, 16.0, 29.97, 30.0, 50.0, 60.0]
 SAMPLE_RATES = [8000, 11025, 16000, 22050, 44100, 48000, 96000]
 NOTHING = Artifact("file:///nothing", "0" * 64, 0, "footage/mp4")
 
@@ -130,16 +131,14 @@ def films(draw: st.DrawFn) -> Film:
     return Film(source, length, cuts, extend, window_frames, overlap_frames, n_frames, segments)
 
 
-def shots_shown(film: Film) -> np.ndarray:
-    """For every film frame the shot of the source that it comes from, by another way than the planner's."""
+def frames_shown(film: Film) -> np.ndarray:
+    """For every film frame the frame of the source that it shows, by another way than the planner's."""
     frames = np.arange(film.n_frames)
     n = film.source.n_frames
     if film.extend == "hold" or n == 1:
-        shown = np.minimum(frames, n - 1)
-    else:
-        phase = frames % (2 * n - 2)
-        shown = np.where(phase < n, phase, 2 * n - 2 - phase)
-    return np.searchsorted(np.array(film.cuts, int), shown, side="right")
+        return np.minimum(frames, n - 1)
+    phase = frames % (2 * n - 2)
+    return np.where(phase < n, phase, 2 * n - 2 - phase)
 
 
 def edge(frame: int, sample_rate: int, fps: float) -> int:
@@ -151,13 +150,16 @@ def check_samples(film: Film) -> None:
     """Every sample belongs to one segment or to the tail, which is what speech has left when the film ends: at most half a frame
     under `audio`, a frame under `video`, whatever it is under `shortest`."""
     fps = film.source.fps
+    rule = film.length or (Length.VIDEO if film.source.moving else Length.AUDIO)
+    if film.source.moving and rule != Length.AUDIO:
+        assert film.n_frames <= film.source.n_frames
+        assert film.n_frames == film.source.n_frames or rule == Length.SHORTEST
     for voice in film.source.voices:
         edges = [edge(segment.span.start, voice.sample_rate, fps) for segment in film.segments] + [edge(film.n_frames, voice.sample_rate, fps)]
         assert edges[0] == 0
         assert all(a < b for a, b in pairwise(edges))
         frame_samples = float(voice.sample_rate / exact_rate(fps))
         tail = max(0, voice.start_sample + voice.n_samples - edges[-1])
-        rule = film.length or (Length.VIDEO if film.source.moving else Length.AUDIO)
         # One sample for rounding, and where the rate is a decimal (29.97 for 30000/1001) what it differs over two hours.
         slack = 1 + voice.sample_rate * 7200 * 2 * abs(fps / float(exact_rate(fps)) - 1)
         if rule == Length.VIDEO:
@@ -173,7 +175,8 @@ def test_every_frame_and_sample_has_one_place_and_no_window_crosses_a_cut(film: 
 
 
 def check_frames(film: Film) -> None:
-    shots = shots_shown(film)
+    shown = frames_shown(film)
+    shots = np.searchsorted(np.array(film.cuts, int), shown, side="right")
     end = 0
     for index, segment in enumerate(film.segments):
         assert segment.index == index
@@ -191,9 +194,7 @@ def check_frames(film: Film) -> None:
             assert (window.span.frames + window.pad_frames) % 4 == 1
             assert 0 <= window.pad_frames < film.window_frames
             assert window.overlap_frames == (film.overlap_frames if number else 0)
-            assert 0 <= window.reference_frame < film.source.n_frames
-            assert window.reference_frame == source_frame(window.span.start, film.source.n_frames, film.extend)
-            assert np.searchsorted(film.cuts, window.reference_frame, side="right") == shots[window.span.start]
+            assert window.reference_frame == shown[window.span.start]
         assert made == segment.span.stop
         for before, after in pairwise(segment.windows):
             # What the second is told of the first are the first's own last frames: all real ones, none of padding.
@@ -212,6 +213,24 @@ def test_two_hours_of_speech_over_a_minute_of_footage(fps: float, extend: str) -
     cuts = (100, 101, 700)
     segments = plan_segments(n_frames, source.n_frames, cuts, window_frames=81, overlap_frames=9, extend=extend)
     film = Film(source, Length.AUDIO, cuts, extend, 81, 9, n_frames, segments)
+    check_frames(film)
+    check_samples(film)
+
+
+def test_two_hours_at_a_variable_rate_with_cuts_anywhere() -> None:
+    """All the way from the frames of a telephone to windows and samples."""
+    chance = random.Random(0)
+    lengths = [Fraction(chance.randrange(1500, 9000), 90000) for _ in range(123_500)]  # 1/60 to 1/10 s each
+    duration = sum(lengths, Fraction(0))
+    assert abs(duration - 7200) < 60
+    n_source = sum(count for _, count in at_constant_rate(unsteady(lengths, Fraction(3, 7)), Fraction(25)))
+    assert abs(n_source - duration * 25) <= Fraction(1, 2)
+    voice = Voice(NOTHING, 48000, round(duration * 48000), 0, None)
+    source = Source(NOTHING, True, 64, 48, 25.0, n_source, (voice,))
+    cuts = join_flashes(chance.sample(range(n_source), 2000), n_source, 4)
+    segments = plan_segments(film_frames(source, None), n_source, cuts, window_frames=81, overlap_frames=9, extend="hold")
+    film = Film(source, None, cuts, "hold", 81, 9, film_frames(source, None), segments)
+    assert len(segments) == len(cuts) + 1 > 1500
     check_frames(film)
     check_samples(film)
 

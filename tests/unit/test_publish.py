@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from stages.contract import Seat
 from stages.publish.settings import PublishSettings
@@ -79,6 +80,20 @@ def test_the_sidecar_says_what_made_the_film(files, source: Source, film: Film) 
     assert said["files"] == {"film": "films/anna-7.mp4"}
 
 
+@pytest.mark.parametrize(
+    "folder", ["", "/films", "../films", "films/..", "films/../../x", "films//a", "films/", "~", ".", "a b", "a\n", "s3://b", "a\\b"]
+)
+def test_films_go_to_a_plain_folder_below_the_root(folder: str) -> None:
+    with pytest.raises(ValidationError, match="folder"):
+        PublishSettings(comparison="none", folder=folder)
+
+
+def test_a_sidecar_holds_no_number_that_is_none(files, source: Source, film: Film) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        publish(files, source, replace(film, drift_ms=float("nan")))
+    assert files.delivered == []
+
+
 def broken(files, path: Path, film: Film, **changes) -> Film:
     return replace(film, file=files.keep(path, "film/mp4"), **changes)
 
@@ -102,6 +117,20 @@ def test_a_film_that_is_not_what_it_says_is_not_delivered(studio, files, source,
 def test_a_film_at_the_wrong_speed_is_not_delivered(files, source, film: Film) -> None:
     with pytest.raises(ValueError, match=r"picture lasts 1\.000 s"):
         publish(files, source, replace(film, fps=30.0))
+
+
+def test_a_film_whose_sound_has_a_hole_is_not_delivered(studio, files, source, film: Film) -> None:
+    """As long as it should be by its time stamps, though a fifth of the samples is missing."""
+    path = studio.folder / "hole.mp4"
+    with av.open(str(files.fetch(film.file))) as whole, av.open(str(path), "w") as made:
+        streams = [made.add_stream_from_template(stream) for stream in whole.streams]
+        for packet in whole.demux():
+            if packet.dts is not None and not (packet.stream.type == "audio" and 0.4 <= packet.pts * packet.time_base < 0.6):
+                packet.stream = streams[packet.stream_index]
+                made.mux(packet)
+    with pytest.raises(ValueError, match=r"sound lasts 0\.[78]"):
+        publish(files, source, broken(files, path, film))
+    assert files.delivered == []
 
 
 def test_a_film_that_breaks_off_is_not_delivered(studio, files, source, film: Film) -> None:

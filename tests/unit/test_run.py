@@ -540,6 +540,7 @@ def test_the_repro_command_finds_the_storage_and_asks_for_what_a_single_process_
     assert again("20261121-070512-3fa2", "a", config, words).startswith(
         "dub rerun --run 20261121-070512-3fa2 --ids a pools=inline storage=s3 storage.options.s3.addressing_style=path storage.root="
     )
+    assert again("20261121-070512-3fa2", "-x", config, words).startswith("dub rerun --run 20261121-070512-3fa2 --ids=-x pools=inline")  # no flag
     gang = config.generate.model_copy(update={"parallel": config.generate.parallel.model_copy(update={"degree": 2})})
     assert "pools=" not in again("20261121-070512-3fa2", "a", config.model_copy(update={"generate": gang}), words)
 
