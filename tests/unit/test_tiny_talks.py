@@ -54,7 +54,7 @@ def test_it_is_this_speech_that_they_follow(talks: list[Talk], said: list[Uttera
 
 
 def test_windows_meet_unseen(talks: list[Talk]):
-    assert np.mean([talk.seam for talk in talks]) < 2.6
+    assert np.mean([talk.seam for talk in talks]) < 2.0
 
 
 def test_in_silence_mouths_are_shut(studio: Studio):
