@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from assets.tiny_bundle import faces
-from assets.tiny_bundle.faces import SIDE, Act, Camera, Frames, Portrait, Size
+from assets.tiny_bundle.faces import SIDE, Act, Camera, Frames, Odds, Portrait, Size
 from assets.tiny_bundle.trainer import Crew
 from assets.tiny_bundle.voices import Utterance, training_corpus
 from stages.records import Box
@@ -26,7 +26,7 @@ SHAPES: dict[str, Size] = {"square": (SIDE, SIDE), "wide": (SIDE, SIDE * 3 // 2)
 COUNTS = {"square": 960, "wide": 384, "tall": 128}
 SHUT_AT_FIRST = 0.65  # of the clips: portraits mostly have their mouths shut
 TOGETHER = 0.4  # of the clips of two people: both talk; else one does
-BEARDS = 0.75  # of those with short hair: more than there are, for a mouth is hard to see there
+ODDS = Odds(beard=0.75, glasses=0.4)  # more than usual: there the mouth is hard to see, and other things look like one
 FOOTAGE = 0.4  # of the clips: the camera moves, and the heads move more
 
 
@@ -94,7 +94,7 @@ def scene(index: int, shape: str, corpus: list[Utterance]) -> Scene:
     """What the clip of that index shows: the same in every run. Two of three wide clips are of two people."""
     rng = np.random.default_rng([list(SHAPES).index(shape), index])
     pair = shape == "wide" and index % 3 < 2
-    portrait = faces.couple(rng, SHAPES[shape], BEARDS) if pair else faces.anybody(rng, SHAPES[shape], BEARDS)
+    portrait = faces.couple(rng, SHAPES[shape], ODDS) if pair else faces.anybody(rng, SHAPES[shape], ODDS)
     talking = (True,) if not pair else (True, True) if rng.random() < TOGETHER else (index % 2 == 0, index % 2 == 1)
     footage = bool(rng.random() < FOOTAGE)
     shut_first = bool(rng.random() < SHUT_AT_FIRST)

@@ -34,7 +34,17 @@ HAIRS = (
 )
 IRISES = ((72, 44, 30), (64, 132, 92), (70, 108, 150), (96, 82, 60), (60, 60, 70))
 LIPS = np.array((204, 72, 82))
-BEARDS = 0.25  # of those whose hair is short
+
+
+@dataclass(frozen=True)
+class Odds:
+    """How often people have what makes a face hard to read."""
+
+    beard: float = 0.25  # of those whose hair is short
+    glasses: float = 0.2
+
+
+USUAL = Odds()
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Camera:
         return Camera(self.x[frames], self.y[frames], self.zoom[frames])
 
 
-def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE), beards: float = BEARDS) -> Portrait:
+def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE), odds: Odds = USUAL) -> Portrait:
     """Somebody alone, who was never there before."""
     across = size[1] / size[0]
     stretch = float(rng.uniform(0.92, 1.08))
@@ -105,10 +115,10 @@ def anybody(rng: np.random.Generator, size: Size = (SIDE, SIDE), beards: float =
     free = max(middle - 0.56 * scale, 0.0)
     x = middle + float(rng.uniform(-0.02, 0.02) + rng.uniform(-free, free) * 0.8)
     y = float(rng.uniform(0.46, 0.53)) if across >= 1 else float(rng.uniform(0.40, 0.55))
-    return Portrait((Sitter(somebody(rng, beards), Frame(x, y, scale)),), stretch, int(rng.integers(2**31)), size)
+    return Portrait((Sitter(somebody(rng, odds), Frame(x, y, scale)),), stretch, int(rng.integers(2**31)), size)
 
 
-def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2), beards: float = BEARDS) -> Portrait:
+def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2), odds: Odds = USUAL) -> Portrait:
     """Two people side by side."""
     across = size[1] / size[0]
     stretch = float(rng.uniform(0.95, 1.05))
@@ -116,11 +126,11 @@ def couple(rng: np.random.Generator, size: Size = (SIDE, SIDE * 3 // 2), beards:
     for place in (0.265, 0.735):
         scale = float(rng.uniform(0.54, 0.63)) * across / 1.5
         x = (place + float(rng.uniform(-0.015, 0.015))) * across * stretch
-        sitters.append(Sitter(somebody(rng, beards), Frame(x, float(rng.uniform(0.44, 0.54)), scale)))
+        sitters.append(Sitter(somebody(rng, odds), Frame(x, float(rng.uniform(0.44, 0.54)), scale)))
     return Portrait(tuple(sitters), stretch, int(rng.integers(2**31)), size)
 
 
-def somebody(rng: np.random.Generator, beards: float) -> Looks:
+def somebody(rng: np.random.Generator, odds: Odds) -> Looks:
     looks = Looks(
         skin=near(rng, SKINS, 10),
         hair=near(rng, HAIRS, 14),
@@ -129,8 +139,8 @@ def somebody(rng: np.random.Generator, beards: float) -> Looks:
         coat=colour(rng),
         shirt=colour(rng, 120),
         cut=list(Hair)[int(rng.integers(len(Hair)))],
-        beard=bool(rng.random() < beards),
-        glasses=bool(rng.random() < 0.2),
+        beard=bool(rng.random() < odds.beard),
+        glasses=bool(rng.random() < odds.glasses),
     )
     red = 0.30 * np.array(looks.skin) + 0.70 * LIPS + rng.uniform(-16, 16, 3)  # stands out on light skin and on dark
     return replace(looks, lips=as_colour(red), beard=looks.beard and looks.cut is Hair.SHORT)
