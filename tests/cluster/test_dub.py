@@ -99,7 +99,7 @@ def test_a_catalogue_becomes_films_and_only_what_is_missing_is_done_again(desk, 
     catalogue = desk.catalogue(PORTRAIT, FOOTAGE, INTERVIEW, broken)
     (desk.folder / "broken.mp4").write_text("this is no film")
 
-    first = desk.dub("run", f"catalogue={catalogue}", desk.root())
+    first = desk.dub("run", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=2")
     assert first.returncode == 2, first.stderr
     assert "broken: ingest failed (input)" in first.stderr
     films = {name: desk.folder / "out" / "films" / f"{name}.mp4" for name in ("portrait", "footage", "interview")}
@@ -114,7 +114,7 @@ def test_a_catalogue_becomes_films_and_only_what_is_missing_is_done_again(desk, 
     assert sidecar["job"]["seed"] == 7
     before = {name: sha256(path) for name, path in films.items()}
 
-    again = desk.dub("run", f"catalogue={catalogue}", desk.root())
+    again = desk.dub("run", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=2")
     assert again.returncode == 2
     assert made(desk.events(storage_settings), "finished") == Counter()  # the broken one is tried, and nothing else
     assert made(desk.events(storage_settings), "failed") == Counter(ingest=1)
@@ -151,19 +151,21 @@ def test_a_sweep_shares_what_the_sampler_does_not_touch(desk, storage_settings):
 def test_the_same_films_come_out_over_s3(desk, request, server):
     s3: S3Server = request.getfixturevalue(server)
     bucket, filesystem = s3.bucket(), s3.filesystem()
-    local = desk.dub("run", f"catalogue={desk.catalogue(PORTRAIT)}", desk.root(), "pools=inline")
+    quick = ("generate.sampler.steps=1", "pools=inline" if server == "moto_server" else "pools=local")
+    local = desk.dub("run", f"catalogue={desk.catalogue(PORTRAIT)}", desk.root(), "generate.sampler.steps=1", "pools=inline")
     assert local.returncode == 0, local.stderr
     for name in ("astronaut.jpg", "guest.flac", "catalogue.jsonl"):
         filesystem.put_file(str(desk.folder / name), f"{bucket}/in/{name}")
 
-    remote = desk.dub("run", f"catalogue=s3://{bucket}/in/catalogue.jsonl", *s3.overrides(bucket), env=s3.env)
+    words = [f"catalogue=s3://{bucket}/in/catalogue.jsonl", *s3.overrides(bucket), *quick]
+    remote = desk.dub("run", *words, env=s3.env)
     assert remote.returncode == 0, remote.stderr
     film = filesystem.cat_file(f"{bucket}/dub/films/portrait.mp4")
     sidecar = json.loads(filesystem.cat_file(f"{bucket}/dub/films/portrait.json"))
     assert hashlib.sha256(film).hexdigest() == sidecar["film"]["sha256"]
     assert hashlib.sha256(film).hexdigest() == sha256(desk.folder / "out" / "films" / "portrait.mp4")  # one thread or two, here or there
 
-    again = desk.dub("run", f"catalogue=s3://{bucket}/in/catalogue.jsonl", *s3.overrides(bucket), env=s3.env)
+    again = desk.dub("run", *words, env=s3.env)
     assert again.returncode == 0
     assert "nothing to do" in again.stderr
 
@@ -176,8 +178,8 @@ def windows(told: list[str]) -> Counter[str]:
 @pytest.mark.parametrize("ranks", ["single", "ulysses_2"])
 def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(desk, ranks):
     catalogue = desk.catalogue(PORTRAIT)
-    words = [f"catalogue={catalogue}", f"generate/parallel={ranks}", "generate.sampler.steps=8"]
-    calm = desk.dub("run", *words, desk.root("calm"))
+    words = [f"catalogue={catalogue}", f"generate/parallel={ranks}"]
+    calm = desk.dub("run", *words, desk.root("calm"), *(["pools=inline"] if ranks == "single" else []))
     assert calm.returncode == 0, calm.stderr
 
     run = subprocess.Popen(desk.command("run", *words, desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
@@ -220,7 +222,7 @@ def test_told_to_stop_a_run_finishes_its_windows_and_goes_on_from_there(desk, st
 
 def test_a_killed_driver_costs_nothing_that_was_committed(desk, storage_settings):
     catalogue = desk.catalogue(FOOTAGE)
-    words = [f"catalogue={catalogue}", "generate.sampler.steps=8"]
+    words = [f"catalogue={catalogue}", "pools=inline"]
     calm = desk.dub("run", *words, desk.root("calm"))
     assert calm.returncode == 0, calm.stderr
     told: list[str] = []
