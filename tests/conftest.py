@@ -20,13 +20,6 @@ hypothesis.settings.load_profile("same")
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (`make test`), one of them runs all that raise clusters, and a file's tests stay together."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if item.path.parent.name == "cluster" else item.path.name))
-
-
 @pytest.fixture
 def storage_settings(tmp_path: Path) -> StorageSettings:
     """The shipped settings, with everything in a folder of the test."""
