@@ -34,7 +34,7 @@ demo: $(READY) ## films from the demo catalogue on a local Ray cluster, and a co
 	@echo; echo "films          $(DEMO)/films"; echo "contact sheet  $(DEMO)/sheet.png"
 
 test: setup ## every test this machine can run: unit and cluster, and gpu where there is CUDA
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line --keep-going test-unit test-cluster test-gpu
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-cluster test-gpu
 
 test-unit: $(READY) ## what needs neither Ray nor a server: a minute or two
 	@$(BIN)/python -m pytest tests/unit
