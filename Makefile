@@ -10,9 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVERS := tests/cluster/servers.py
+SOAK := $(patsubst %,tests/cluster/test_%.py,chaos commit_conformance storage_faults storage_s3)
 DEMO := outputs/demo
 
-.PHONY: help setup demo test test-unit test-cluster test-gpu style check verify wheel clean
+.PHONY: help setup demo test test-unit test-cluster test-soak test-gpu style check verify wheel clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,14 +34,17 @@ demo: $(READY) ## films from the demo catalogue on a local Ray cluster, and a co
 	@$(BIN)/python -m launch.sheet $(DEMO)/films $(DEMO)/sheet.png
 	@echo; echo "films          $(DEMO)/films"; echo "contact sheet  $(DEMO)/sheet.png"
 
-test: setup ## every test this machine can run: unit and cluster, and gpu where there is CUDA
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-cluster test-gpu
+test: setup ## every test this machine can run, two kinds at a time; gpu where there is CUDA
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-cluster test-soak test-gpu
 
 test-unit: $(READY) ## what needs neither Ray nor a server: a minute or two
 	@$(BIN)/python -m pytest tests/unit
 
 test-cluster: setup ## what runs on Ray and against S3 servers: some minutes
-	@$(BIN)/python -m pytest tests/cluster
+	@$(BIN)/python -m pytest tests/cluster $(addprefix --ignore=,$(SOAK))
+
+test-soak: setup ## everything breaks while films are made, and S3 servers that fail: some minutes
+	@$(BIN)/python -m pytest $(SOAK)
 
 test-gpu: $(READY) ## what needs CUDA; skipped without
 	@$(BIN)/python -m pytest tests/gpu
