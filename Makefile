@@ -37,7 +37,7 @@ demo: $(READY) ## films from the demo catalogue on a local Ray cluster, and a co
 test: setup ## every test this machine can run, two kinds at a time; gpu where there is CUDA
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-unit test-cluster test-soak test-gpu
 
-test-unit: $(READY) ## what needs neither Ray nor a server: a minute or two
+test-unit: $(READY) ## what needs neither Ray nor a server: some minutes
 	@$(BIN)/python -m pytest tests/unit
 
 test-cluster: setup ## what runs on Ray and against S3 servers: some minutes
