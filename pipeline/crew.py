@@ -11,7 +11,7 @@ from pipeline.keys import identity, key_of
 from pipeline.ledger import Ledger
 from pipeline.pools.alarm import Alarm
 from pipeline.pools.pool import Label, Order, Pool, Took
-from pipeline.pools.retry import Exhausted, FailureClass, backoff_seconds, fault_of
+from pipeline.pools.retry import Exhausted, FailureClass, backoff_seconds, fault_of, given_up
 from pipeline.pools.settings import RetrySettings
 from pipeline.roster import Verb
 from pipeline.storage import Storage
@@ -192,9 +192,7 @@ class Crew:
             except Transient as error:
                 failures += 1
                 if retry is None or failures >= retry.storage:
-                    often = "1 try" if failures == 1 else f"{failures} tries"
-                    trace = fault_of(error).trace
-                    raise Exhausted(f"given up after {often} (storage): {error}", FailureClass.STORAGE, failures, trace) from error
+                    raise given_up(fault_of(error), failures) from error
                 if self.works.stopping():
                     raise Stopped from error
                 await asyncio.sleep(backoff_seconds(FailureClass.STORAGE, failures, retry))

@@ -239,8 +239,7 @@ class Storage:
             if isinstance(store, FolderStore):
                 return Path(path)
             store.download(path, to)
-        if size and to.stat().st_size != size:
-            raise Transient(f"{uri} had {size} bytes and {to.stat().st_size} came; was it being written?")
+        _all_came(uri, size, to.stat().st_size)
         return to
 
     def open_input(self, uri: str) -> BinaryIO:
@@ -248,8 +247,7 @@ class Storage:
         with self._given(uri, self.settings.sources.model_copy(update={"roots": None, "max_bytes": MAX_CATALOGUE_BYTES})) as (store, path):
             size = _small_enough(uri, store.stat(path), MAX_CATALOGUE_BYTES, "for a catalogue").bytes
             data = store.read(path)
-        if size and len(data) != size:
-            raise Transient(f"{uri} had {size} bytes and {len(data)} came; was it being written?")
+        _all_came(uri, size, len(data))
         return BytesIO(data)
 
     # -- whose fault it is when a place is no use ---------------------------------------------------------------------
@@ -300,6 +298,12 @@ class Storage:
                 },
             }
         return RemoteStore(scheme, options, self.settings.attempts)
+
+
+def _all_came(uri: str, said: int, came: int) -> None:
+    """Raises Transient unless as many bytes came as were said to be there; where nothing was said, 0, any number will do."""
+    if said and came != said:
+        raise Transient(f"{uri} had {said} bytes and {came} came; was it being written?")
 
 
 def _small_enough(uri: str, found: Stat, max_bytes: int, why: str) -> Stat:

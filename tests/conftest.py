@@ -1,7 +1,9 @@
 """What tests of every kind may ask for."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -10,6 +12,7 @@ import yaml
 # Read when torch is first imported. Tests that run ranks in threads would else start cores times ranks threads, which wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pipeline.sources import SourceSettings
 from pipeline.storage import Storage, StorageSettings
 
 # The same examples on every machine, however slow it is; `pytest --hypothesis-profile=search` looks for new ones.
@@ -31,3 +34,14 @@ def storage_settings(tmp_path: Path) -> StorageSettings:
 def storage(storage_settings: StorageSettings) -> Storage:
     """A storage in a folder of the test."""
     return Storage(storage_settings)
+
+
+@pytest.fixture
+def storage_with(storage_settings: StorageSettings) -> Callable[..., Storage]:
+    """A storage with other rules for sources than the shipped ones."""
+
+    def made(**rules: Any) -> Storage:
+        sources = SourceSettings(**{**storage_settings.sources.model_dump(), **rules})
+        return Storage(storage_settings.model_copy(update={"sources": sources}))
+
+    return made

@@ -108,6 +108,12 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(kind, reason, tail("".join(traceback.format_exception(error))), mark)
 
 
+def given_up(fault: Fault, tries: int) -> Exhausted:
+    """What is raised when the budget of the last fault's kind is spent."""
+    often = "1 try" if tries == 1 else f"{tries} tries"
+    return Exhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace)
+
+
 def _mark(error: BaseException) -> str:
     """The error's type and where it was raised: the last calls of ours and the very last one. Messages, which name files and sizes, do not count."""
     calls = [(str(frame.f_globals.get("__name__")), frame.f_code.co_name, line) for frame, line in traceback.walk_tb(error.__traceback__)]
@@ -155,10 +161,7 @@ class Patience:
                 raise refusal(fault.reason) from WorkerTraceback(fault.trace)
             if spent[fault.kind] >= getattr(self._settings, fault.kind):
                 self._alarm.failed(order, fault.mark, fault.reason, opening=fault.opening)
-                often = "1 try" if tries == 1 else f"{tries} tries"
-                raise Exhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace) from WorkerTraceback(
-                    fault.trace
-                )
+                raise given_up(fault, tries) from WorkerTraceback(fault.trace)
             low_memory = low_memory or fault.kind is FailureClass.GPU_OOM
             pause = backoff_seconds(fault.kind, spent[fault.kind], self._settings)
             logger.warning("%s %s: try %d failed (%s), again in %.1f s: %s", order.stage, order.label, tries, fault.kind, pause, fault.reason)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from pooled import PATIENCE_SECONDS, closing, gang_settings
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
@@ -24,7 +25,7 @@ from pipeline.pools.alarm import Alarm
 from pipeline.pools.gangs import GangPool
 from pipeline.pools.pool import Label, Order, Pool, Took
 from pipeline.pools.retry import Exhausted, FailureClass, Patience
-from pipeline.pools.settings import ActorSettings, ClusterSettings, GangSettings, RetrySettings
+from pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
 from pipeline.storage import StorageSettings
 from stages.contract import Files, Seat
 from stages.records import Artifact, Chunk, Clip, Span
@@ -45,7 +46,6 @@ RETRY = RetrySettings(
     backoff_limit_seconds=0.02,
 )
 OBJECT_STORE = 100 * 2**20
-PATIENCE_SECONDS = 120.0
 CHUNKS = tuple(Chunk(index, Artifact(f"window {index}", "", 0, "chunk/mkv"), 1) for index in range(3))
 
 
@@ -167,18 +167,7 @@ def diary(tmp_path: Path) -> Path:
 
 
 def gangs(diary: Path, storage_settings: StorageSettings, degree: int = 1, floor_seconds: float = PATIENCE_SECONDS, stop: Any = print) -> GangPool:
-    settings = GangSettings(
-        gangs=1,
-        cpus_per_rank=0.1,
-        gpus_per_rank=0,
-        memory_bytes_per_rank=None,
-        threads=1,
-        open_seconds=PATIENCE_SECONDS,
-        watchdog_seconds=PATIENCE_SECONDS,
-        watchdog_factor=2,
-        watchdog_floor_seconds=floor_seconds,
-        settle_seconds=2,
-    )
+    settings = gang_settings(floor_seconds=floor_seconds, settle_seconds=2)
     patience = Patience(RETRY, Alarm(3, stop))
     return GangPool("generate", Faulty(diary), degree, settings, storage_settings, placement_seconds=PATIENCE_SECONDS, patience=patience)
 
@@ -201,16 +190,6 @@ def ends(pool: Pool, *orders: Order) -> list[Any]:
         return [(await asyncio.gather(pool.run(each, lambda part: None), return_exceptions=True))[0] for each in orders]
 
     return closing(pool, work())
-
-
-def closing(pool: Pool, work: Coroutine[Any, Any, Any]) -> Any:
-    async def main() -> Any:
-        try:
-            return await work
-        finally:
-            await pool.close()
-
-    return asyncio.run(main())
 
 
 def told(error: Any) -> tuple[FailureClass, int]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from pooled import PATIENCE_SECONDS, closing, gang_settings
 from ray import cloudpickle
 
 from launch.cluster import cluster
@@ -23,7 +24,7 @@ from pipeline.pools.alarm import Alarm
 from pipeline.pools.gangs import GangPool
 from pipeline.pools.pool import Label, Order, Took
 from pipeline.pools.retry import Exhausted, FailureClass, Patience
-from pipeline.pools.settings import ActorSettings, ClusterSettings, GangSettings, RetrySettings
+from pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
 from pipeline.storage import StorageSettings
 from stages.contract import Files, Seat
 from stages.errors import BadInput, ConfigError
@@ -38,7 +39,6 @@ RETRY = RetrySettings(
 LOCAL = ClusterSettings(kind="local", address=None, cpus=2, object_store_bytes=100 * 2**20, log_level="error", worker_output=False)
 ROOT = Path(__file__).parents[2]
 PLACEMENT_SECONDS = 120.0
-PATIENCE_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,18 +172,7 @@ def actor_pool(diary: Diary, storage_settings: StorageSettings, settings: ActorS
 
 
 def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int) -> GangPool:
-    settings = GangSettings(
-        gangs=1,
-        cpus_per_rank=0.1,
-        gpus_per_rank=0,
-        memory_bytes_per_rank=None,
-        threads=1,
-        open_seconds=PATIENCE_SECONDS,
-        watchdog_seconds=PATIENCE_SECONDS,
-        watchdog_factor=2,
-        watchdog_floor_seconds=8,
-        settle_seconds=3,
-    )
+    settings = gang_settings(floor_seconds=8, settle_seconds=3)
     return GangPool("generate", AddsUp(diary), degree, settings, storage_settings, placement_seconds=PLACEMENT_SECONDS, patience=patience())
 
 
@@ -202,18 +191,6 @@ def unheard(part: Any) -> None:
 def made(heard: list[Any]) -> list[Any]:
     """The parts that a stage yielded."""
     return [part for part in heard if not isinstance(part, Took)]
-
-
-def on(pool: ActorPool | GangPool, work: Coroutine[Any, Any, Any]) -> Any:
-    """Does the work, then closes the pool."""
-
-    async def main() -> Any:
-        try:
-            return await work
-        finally:
-            await pool.close()
-
-    return asyncio.run(main())
 
 
 def gone(pids: set[int]) -> bool:
@@ -239,7 +216,7 @@ def test_actors_give_records_and_parts_and_outlive_bad_input(diary: Diary, stora
         assert made(heard) == [*clip.chunks, clip]
         assert [Path(chunk.picture.uri).read_text() for chunk in clip.chunks] == ["film 0", "film 1", "film 2"]
 
-    on(pool, work())
+    closing(pool, work())
     (opened,) = diary.read("opened")
     assert (opened["device"], opened["threads"]) == ("cpu", "1")
     assert {deed["pid"] for name in ("four", "five", "film") for deed in diary.read(name)} == {opened["pid"]}
@@ -254,7 +231,7 @@ def test_a_committed_record_holds(diary: Diary, storage_settings: StorageSetting
         later = Order("ingest", "key", ("", "longer"), Label("b"), (0.0,))
         return [await pool.run(first, unheard), await pool.run(later, unheard)]
 
-    assert on(pool, work()) == [Span(0, 4), Span(0, 4)]
+    assert closing(pool, work()) == [Span(0, 4), Span(0, 4)]
 
 
 def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage_settings: StorageSettings) -> None:
@@ -264,7 +241,7 @@ def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage_
         deeds = {"poison": "die", "unlucky": "die once", "one": "", "two": "", "three": ""}
         return await asyncio.gather(*(pool.run(order(deed, name), unheard) for name, deed in deeds.items()), return_exceptions=True)
 
-    poison, *others = on(pool, work())
+    poison, *others = closing(pool, work())
     assert isinstance(poison, Exhausted)
     assert (poison.kind, poison.attempts) == (FailureClass.WORKER_LOST, 2)
     assert others == [Span(0, 7), Span(0, 3), Span(0, 3), Span(0, 5)]
@@ -281,7 +258,7 @@ def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Dia
         assert await pool.run(order("", "four"), unheard) == Span(0, 4)
         return bug.value
 
-    bug = on(pool, work())
+    bug = closing(pool, work())
     assert (bug.kind, bug.attempts) == (FailureClass.CODE, 1)
     assert "raise Unpicklable(name, 7)" in bug.trace
     assert diary.read("crash")[0]["pid"] != diary.read("four")[0]["pid"]
@@ -295,7 +272,7 @@ def test_kill_9_and_silence_are_survived(diary: Diary, storage_settings: Storage
         os.kill((await diary.written("shot"))[0]["pid"], signal.SIGKILL)
         return [await hit, await pool.run(order("hang", "silent"), unheard)]
 
-    assert on(pool, work()) == [Span(0, 4), Span(0, 6)]
+    assert closing(pool, work()) == [Span(0, 4), Span(0, 6)]
     assert len(diary.read("shot")) == len(diary.read("silent")) == 2
 
 
@@ -312,7 +289,7 @@ def test_a_cancelled_run_frees_its_place_and_ends_its_worker(diary: Diary, stora
         assert stuck.cancelled()
         assert await soon == await last == Span(0, 4)
 
-    on(pool, work())
+    closing(pool, work())
     assert gone({diary.read("stuck")[0]["pid"]})
     opened = diary.read("opened")
     assert len(opened) == 2
@@ -329,7 +306,7 @@ def test_close_breaks_off_what_is_going_on(diary: Diary, storage_settings: Stora
         await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 60)
         assert all(run.cancelled() for run in runs)
 
-    on(pool, work())
+    closing(pool, work())
     assert gone({diary.read("stuck")[0]["pid"]})
     assert not diary.read("waits")
 
@@ -337,7 +314,7 @@ def test_close_breaks_off_what_is_going_on(diary: Diary, storage_settings: Stora
 def test_no_room_is_said(diary: Diary, storage_settings: StorageSettings) -> None:
     pool = actor_pool(diary, storage_settings, actor_settings(cpus=64), placement_seconds=1)
     with pytest.raises(ConfigError, match=r"ingest: no node had room for 64 CPU, 0 GPU within 1 s; the cluster has .*: 2 CPU, 0 GPU.*pools\.ingest"):
-        on(pool, pool.run(order("", "big"), unheard))
+        closing(pool, pool.run(order("", "big"), unheard))
 
 
 @pytest.mark.parametrize("degree", [1, 2])
@@ -350,7 +327,7 @@ def test_a_gang_works_together(degree: int, diary: Diary, storage_settings: Stor
             await pool.run(order("refuse", "portrait", stage="generate"), unheard)
         return await pool.run(order("", "film", stage="generate"), heard.append)
 
-    clip = on(pool, work())
+    clip = closing(pool, work())
     ranks = range(1, degree + 1)
     assert [chunk.frames for chunk in clip.chunks] == [sum(rank + window for rank in ranks) for window in range(3)]
     assert made(heard) == [*clip.chunks, clip]
@@ -367,7 +344,7 @@ def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storag
     async def work() -> list[Any]:
         return [await pool.run(order(deed, deed, stage="generate"), heard.append) for deed in ("die once", "hang once")]
 
-    clips = on(pool, work())
+    clips = closing(pool, work())
     for clip in clips:
         assert [chunk.frames for chunk in clip.chunks] == [3, 5, 7]
     assert made(heard) == [
@@ -387,7 +364,7 @@ def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: 
             *(pool.run(order(deed, name, priority, "generate"), unheard) for deed, name, priority in jobs), return_exceptions=True
         )
 
-    poison, clip, bug = on(pool, work())
+    poison, clip, bug = closing(pool, work())
     assert isinstance(poison, Exhausted)
     assert (poison.kind, poison.attempts) == (FailureClass.GANG_LOST, 2)
     assert isinstance(bug, Exhausted)

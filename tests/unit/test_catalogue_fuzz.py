@@ -158,7 +158,7 @@ def test_whatever_an_id_is_its_film_lies_in_the_folder_of_films(name: str) -> No
     assert len(catalogue.jobs) + len(catalogue.bad) == 1
     for job in catalogue.jobs:
         for place in delivered(job.id):
-            assert Path("/root", place).resolve().parent == Path("/root/films")
+            assert Path("/films-of", place).resolve().parent == Path("/films-of/films")
             assert len(Path(place).name.encode()) <= 255
 
 

@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from pipeline import storage
 from pipeline.files import CallFiles
 from pipeline.keys import identity, key_of
-from pipeline.sources import SourceSettings
-from pipeline.storage import Storage, StorageSettings
+from pipeline.storage import Storage
 from pipeline.stores import insist as insisting
 from pipeline.stores import web
 from pipeline.stores.hosts import public, read_hosts
@@ -28,17 +27,6 @@ from pipeline.stores.store import Refused
 from stages.errors import BadInput, Transient
 
 Make = Callable[..., Storage]
-
-
-@pytest.fixture
-def make(storage_settings: StorageSettings) -> Make:
-    """A storage with other rules for sources than the shipped ones."""
-
-    def made(**rules: Any) -> Storage:
-        sources = SourceSettings(**{**storage_settings.sources.model_dump(), **rules})
-        return Storage(storage_settings.model_copy(update={"sources": sources}))
-
-    return made
 
 
 # -- the list of web servers ------------------------------------------------------------------------------------------
@@ -108,9 +96,9 @@ def test_hosts_that_are_not(host: str) -> None:
 @pytest.mark.parametrize(
     "entry", ["*", "", "*.", "https://media.example.org", "media.example.org:80", "a b", "10.1.0.1/16", "127.1", "media.*.org", "-x.org"]
 )
-def test_a_list_that_cannot_be_meant(make: Make, entry: str) -> None:
+def test_a_list_that_cannot_be_meant(storage_with: Make, entry: str) -> None:
     with pytest.raises(ValidationError, match="wanted a name"):
-        make(hosts=[entry])
+        storage_with(hosts=[entry])
 
 
 # -- web servers, real ones of this machine ---------------------------------------------------------------------------
@@ -196,9 +184,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
     return answers
 
 
-def test_a_listed_server_is_read(make: Make, site: Site, tmp_path: Path) -> None:
+def test_a_listed_server_is_read(storage_with: Make, site: Site, tmp_path: Path) -> None:
     site.pages["/a.wav"] = says(body=b"voice")
-    allowed = make(hosts=["127.0.0.1"])
+    allowed = storage_with(hosts=["127.0.0.1"])
     found = allowed.stat_input(site.uri("/a.wav"))
     assert (found.bytes, found.version) == (5, '"1"')
     assert allowed.fetch_input(site.uri("/a.wav"), tmp_path / "copy").read_bytes() == b"voice"
@@ -209,44 +197,44 @@ def test_a_listed_server_is_read(make: Make, site: Site, tmp_path: Path) -> None
     assert '"1"' in identity(allowed, site.uri("/a.wav"))
 
 
-def test_without_a_list_no_server_is_asked(make: Make, site: Site) -> None:
+def test_without_a_list_no_server_is_asked(storage_with: Make, site: Site) -> None:
     for uri in (site.uri("/a"), "HTTP" + site.uri("/a")[4:], "https://example.org/a.mp4"):
         with pytest.raises(BadInput, match=r"add (127\.0\.0\.1|example\.org) to storage\.sources\.hosts, or copy the file"):
-            make().stat_input(uri)
+            storage_with().stat_input(uri)
     assert site.asked == []
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0", "[::1]", "evil%2eorg", "a b"]
 )
-def test_a_server_that_is_not_listed_is_not_asked(make: Make, site: Site, host: str) -> None:
+def test_a_server_that_is_not_listed_is_not_asked(storage_with: Make, site: Site, host: str) -> None:
     with pytest.raises(BadInput):
-        make(hosts=["media.example.org", "*.example.org"]).stat_input(site.uri("/a", host))
+        storage_with(hosts=["media.example.org", "*.example.org"]).stat_input(site.uri("/a", host))
     assert site.asked == []
 
 
-def test_what_a_name_leads_to_is_judged(make: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
+def test_what_a_name_leads_to_is_judged(storage_with: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
     names["media.example.org"] = [["127.0.0.1"]]
     site.pages["/a"] = says(body=b"voice")
     with pytest.raises(
         BadInput, match=r"media\.example\.org has the address 127\.0\.0\.1, which is not a public one.*add 127\.0\.0\.1 to storage\.sources"
     ):
-        make(hosts=["*.example.org"]).stat_input(site.uri("/a", "media.example.org"))
+        storage_with(hosts=["*.example.org"]).stat_input(site.uri("/a", "media.example.org"))
     assert site.asked == []
-    assert make(hosts=["*.example.org", "127.0.0.0/8"]).stat_input(site.uri("/a", "media.example.org")).bytes == 5
+    assert storage_with(hosts=["*.example.org", "127.0.0.0/8"]).stat_input(site.uri("/a", "media.example.org")).bytes == 5
 
 
-def test_one_private_address_among_public_ones_spoils_the_name(make: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
+def test_one_private_address_among_public_ones_spoils_the_name(storage_with: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
     names["media.example.org"] = [["93.184.216.34", "127.0.0.1"]]
     with pytest.raises(BadInput, match="not a public one"):
-        make(hosts=["media.example.org"]).stat_input(site.uri("/a", "media.example.org"))
+        storage_with(hosts=["media.example.org"]).stat_input(site.uri("/a", "media.example.org"))
     assert site.asked == []
 
 
-def test_a_name_that_changes_its_mind_gains_nothing(make: Make, site: Site, names: dict[str, list[list[str]]], tmp_path: Path) -> None:
+def test_a_name_that_changes_its_mind_gains_nothing(storage_with: Make, site: Site, names: dict[str, list[list[str]]], tmp_path: Path) -> None:
     """DNS rebinding: the first answer is harmless, the second is not. The address that was judged is the one that is called."""
     site.pages["/a"] = says(body=b"voice")
-    allowed = make(hosts=["media.example.org", "127.0.0.1"])
+    allowed = storage_with(hosts=["media.example.org", "127.0.0.1"])
     names["media.example.org"] = [["127.0.0.1"], ["169.254.169.254"]]
     assert allowed.stat_input(site.uri("/a", "media.example.org")).bytes == 5
     assert len(names["media.example.org"]) == 1  # looked up once for one request
@@ -274,44 +262,46 @@ def test_a_name_that_changes_its_mind_gains_nothing(make: Make, site: Site, name
     ],
 )
 def test_a_redirect_leads_nowhere_that_is_not_listed(
-    make: Make, site: Site, names: dict[str, list[list[str]]], tmp_path: Path, target: str, said: str
+    storage_with: Make, site: Site, names: dict[str, list[list[str]]], tmp_path: Path, target: str, said: str
 ) -> None:
     names["inner.example.org"] = [["127.0.0.9"]]
     site.pages["/again"] = site.pages["/a"] = says(302, Location=target.format(port=site.port))
     site.pages["/inner"] = says(body=b"secret")
-    allowed = make(hosts=["127.0.0.1", "*.example.org"])
+    allowed = storage_with(hosts=["127.0.0.1", "*.example.org"])
     for call in (allowed.stat_input, lambda uri: allowed.fetch_input(uri, tmp_path / "copy")):
         with pytest.raises(BadInput, match=said):
             call(site.uri("/a"))
     assert {path for _, path in site.asked} <= {"/a", "/again"}
 
 
-def test_a_signature_in_a_redirect_is_not_repeated(make: Make, site: Site) -> None:
+def test_a_signature_in_a_redirect_is_not_repeated(storage_with: Make, site: Site) -> None:
     site.pages["/a"] = says(302, Location="http://evil.com/a?signature=hush-hush")
     with pytest.raises(BadInput, match=r"http://evil\.com/a: the host") as refused:
-        make(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
+        storage_with(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
     assert "hush-hush" not in str(refused.value)
 
 
-def test_a_redirect_to_a_listed_server_is_followed(make: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
+def test_a_redirect_to_a_listed_server_is_followed(storage_with: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
     names["cdn.example.org"] = [["127.0.0.1"]]
     site.pages["/a"] = says(307, Location=site.uri("/b", "cdn.example.org"))
     site.pages["/b"] = says(body=b"voice")
-    assert make(hosts=["127.0.0.1", "cdn.example.org"]).stat_input(site.uri("/a")).bytes == 5
+    assert storage_with(hosts=["127.0.0.1", "cdn.example.org"]).stat_input(site.uri("/a")).bytes == 5
 
 
-def test_redirects_have_an_end(make: Make, site: Site) -> None:
+def test_redirects_have_an_end(storage_with: Make, site: Site) -> None:
     for number in range(web.MAX_REDIRECTS + 3):
         site.pages[f"/{number}"] = says(302, Location=f"/{number + 1}")
     site.pages[f"/{web.MAX_REDIRECTS + 3}"] = says(body=b"voice")
-    assert make(hosts=["127.0.0.1"]).stat_input(site.uri("/4")).bytes == 5
+    assert storage_with(hosts=["127.0.0.1"]).stat_input(site.uri("/4")).bytes == 5
     site.asked.clear()
     with pytest.raises(BadInput, match="TooManyRedirects"):
-        make(hosts=["127.0.0.1"]).stat_input(site.uri("/0"))
+        storage_with(hosts=["127.0.0.1"]).stat_input(site.uri("/0"))
     assert len(site.asked) <= web.MAX_REDIRECTS + 1
 
 
-def test_no_server_learns_what_another_has_said(make: Make, site: Site, names: dict[str, list[list[str]]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_learns_what_another_has_said(
+    storage_with: Make, site: Site, names: dict[str, list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No cookies go along with a redirect, no packed body is asked for, and no proxy of the environment has a look."""
     heard: list[Any] = []
     body = says(body=b"voice")
@@ -327,14 +317,14 @@ def test_no_server_learns_what_another_has_said(make: Make, site: Site, names: d
     names["media.example.org"] = [["127.0.0.1"]]
     site.pages["/a"] = says(302, Location="/b", Set_Cookie="who=me; Path=/")
     site.pages["/b"] = answer
-    allowed = make(hosts=["media.example.org", "127.0.0.1"])
+    allowed = storage_with(hosts=["media.example.org", "127.0.0.1"])
     assert allowed.open_input(site.uri("/a", "media.example.org")).read() == b"voice"
     assert [(headers["Cookie"], headers["Accept-Encoding"]) for headers in heard] == [(None, "identity")] * 2
 
 
-def test_passwords_in_addresses_are_refused_and_not_repeated(make: Make) -> None:
+def test_passwords_in_addresses_are_refused_and_not_repeated(storage_with: Make) -> None:
     with pytest.raises(BadInput, match="user or password") as refused:
-        make(hosts=["example.org"]).stat_input("https://me:hush-hush@example.org/a")
+        storage_with(hosts=["example.org"]).stat_input("https://me:hush-hush@example.org/a")
     assert "hush-hush" not in str(refused.value)
 
 
@@ -345,9 +335,9 @@ def test_passwords_in_addresses_are_refused_and_not_repeated(make: Make) -> None
         *("http://a..example.org/a", "http://.example.org/a", f"http://{'a' * 64}.example.org/a", "http://xn--a.example.org/a", "http://xn--a/a"),
     ],
 )
-def test_addresses_that_name_no_server(make: Make, uri: str) -> None:
+def test_addresses_that_name_no_server(storage_with: Make, uri: str) -> None:
     with pytest.raises(BadInput):
-        make(hosts=["*.example.org", "example.org"]).stat_input(uri)
+        storage_with(hosts=["*.example.org", "example.org"]).stat_input(uri)
 
 
 # -- what servers say -------------------------------------------------------------------------------------------------
@@ -375,32 +365,32 @@ def test_addresses_that_name_no_server(make: Make, uri: str) -> None:
         (says(304), BadInput, "answered 304, which is no file"),
     ],
 )
-def test_answers_that_are_no_file(make: Make, site: Site, answer: Any, kind: type[Exception], said: str) -> None:
+def test_answers_that_are_no_file(storage_with: Make, site: Site, answer: Any, kind: type[Exception], said: str) -> None:
     site.pages["/a"] = answer
     with pytest.raises(kind, match=said):
-        make(hosts=["127.0.0.1"], max_bytes=1000).fetch_input(site.uri("/a"), Path(os.devnull))
+        storage_with(hosts=["127.0.0.1"], max_bytes=1000).fetch_input(site.uri("/a"), Path(os.devnull))
 
 
-def test_a_catalogue_is_bound_by_its_own_limit(make: Make, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_catalogue_is_bound_by_its_own_limit(storage_with: Make, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by that of the media, which are not held in memory; and what broke off is no catalogue of fewer rows."""
     monkeypatch.setattr(storage, "MAX_CATALOGUE_BYTES", 1000)
     site.pages["/long"] = first_honest(says(body=bytes(5000)))
     site.pages["/short"] = first_honest(says(body=b"{}\n"))
     with pytest.raises(BadInput, match="more than 1000 bytes"):
-        make(hosts=["127.0.0.1"]).open_input(site.uri("/long"))
+        storage_with(hosts=["127.0.0.1"]).open_input(site.uri("/long"))
     with pytest.raises(Transient, match="had 10 bytes and 3 came"):
-        make(hosts=["127.0.0.1"]).open_input(site.uri("/short"))
+        storage_with(hosts=["127.0.0.1"]).open_input(site.uri("/short"))
 
 
-def test_an_answer_whose_etag_is_no_text_makes_a_key(make: Make, site: Site) -> None:
+def test_an_answer_whose_etag_is_no_text_makes_a_key(storage_with: Make, site: Site) -> None:
     site.pages["/a"] = says(body=b"voice", ETag='"\xff\x80"')
-    version = identity(make(hosts=["127.0.0.1"]), site.uri("/a"))
+    version = identity(storage_with(hosts=["127.0.0.1"]), site.uri("/a"))
     assert len(key_of("ingest", 1, (), {}, {"inputs": [version]})) == 64
 
 
-def test_an_empty_file_is_known_by_its_refusal_of_the_first_byte(make: Make, site: Site) -> None:
+def test_an_empty_file_is_known_by_its_refusal_of_the_first_byte(storage_with: Make, site: Site) -> None:
     site.pages["/a"] = says(416, Content_Range="bytes */0")
-    assert make(hosts=["127.0.0.1"]).stat_input(site.uri("/a")).bytes == 0
+    assert storage_with(hosts=["127.0.0.1"]).stat_input(site.uri("/a")).bytes == 0
 
 
 def first_honest(then: Callable[[BaseHTTPRequestHandler], None]) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -419,28 +409,28 @@ def without_end(request: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("then", [without_end, says(body=bytes(5000))])
-def test_a_body_that_is_longer_than_was_said_is_cut_off(make: Make, site: Site, tmp_path: Path, then: Any) -> None:
+def test_a_body_that_is_longer_than_was_said_is_cut_off(storage_with: Make, site: Site, tmp_path: Path, then: Any) -> None:
     site.pages["/a"] = first_honest(then)
     with pytest.raises(BadInput, match="more than 1000 bytes"):
-        make(hosts=["127.0.0.1"], max_bytes=1000).fetch_input(site.uri("/a"), tmp_path / "copy")
+        storage_with(hosts=["127.0.0.1"], max_bytes=1000).fetch_input(site.uri("/a"), tmp_path / "copy")
 
 
 @pytest.mark.parametrize("then", [says(body=b"123456789"), says(body=b"12345", Content_Length="10")], ids=["shorter", "broken off"])
-def test_half_a_file_is_no_file(make: Make, site: Site, tmp_path: Path, then: Any) -> None:
+def test_half_a_file_is_no_file(storage_with: Make, site: Site, tmp_path: Path, then: Any) -> None:
     site.pages["/a"] = first_honest(then)
     with pytest.raises(Transient):
-        make(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
+        storage_with(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
 
 
-def test_a_server_that_dawdles_is_given_up(make: Make, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_dawdles_is_given_up(storage_with: Make, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(web, "MIN_BYTES_PER_SECOND", 1e12)
     site.pages["/a"] = says(body=b"1234567890")
     with pytest.raises(Transient, match="only 10 bytes came"):
-        make(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
+        storage_with(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
 
 
-def test_a_certificate_that_is_not_believed_is_not_tried_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_is_not_believed_is_not_tried_again(storage_with: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
     async def get(self: aiohttp.ClientSession, path: str, **words: Any) -> None:
@@ -450,11 +440,11 @@ def test_a_certificate_that_is_not_believed_is_not_tried_again(make: Make, monke
 
     monkeypatch.setattr(aiohttp.ClientSession, "get", get)
     with pytest.raises(BadInput, match="self-signed"):
-        make(hosts=["media.example.org"]).stat_input("https://media.example.org/a")
+        storage_with(hosts=["media.example.org"]).stat_input("https://media.example.org/a")
     assert len(tries) == 1
 
 
-def test_a_server_that_falls_silent_is_given_up(make: Make, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_falls_silent_is_given_up(storage_with: Make, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(request: BaseHTTPRequestHandler) -> None:
         says(body=b"12345", Content_Length="10")(request)
         request.wfile.flush()
@@ -464,11 +454,11 @@ def test_a_server_that_falls_silent_is_given_up(make: Make, site: Site, tmp_path
     monkeypatch.setattr(web, "READ_SECONDS", 0.2)
     site.pages["/a"] = first_honest(half)
     with pytest.raises(Transient, match="Timeout"):
-        make(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
+        storage_with(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
     over.set()
 
 
-def test_a_server_that_never_comes_to_the_body_is_given_up(make: Make, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_comes_to_the_body_is_given_up(storage_with: Make, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_body(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         for _ in range(100):
@@ -479,12 +469,12 @@ def test_a_server_that_never_comes_to_the_body_is_given_up(make: Make, site: Sit
     monkeypatch.setattr(web, "HEAD_SECONDS", 0.3)
     site.pages["/a"] = without_body
     with pytest.raises(Transient, match="no answer came in time"):
-        make(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
+        storage_with(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
 
 
-def test_a_server_that_is_not_there_may_come_back(make: Make, site: Site) -> None:
+def test_a_server_that_is_not_there_may_come_back(storage_with: Make, site: Site) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(Transient):
-        make(hosts=["127.0.0.1"]).stat_input(f"http://127.0.0.1:{port}/a")
+        storage_with(hosts=["127.0.0.1"]).stat_input(f"http://127.0.0.1:{port}/a")
