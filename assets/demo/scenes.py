@@ -11,7 +11,7 @@ from assets.demo.people import FACE_RX, FACE_RY, Hair, Looks, Pose, draw_person
 from stages.records import Box
 
 REPORTER = Looks((242, 196, 164), (176, 62, 34), (64, 132, 92), (196, 74, 78), (38, 88, 108), (250, 240, 222), Hair.BOB)
-HOST = Looks((150, 98, 68), (44, 32, 34), (72, 44, 30), (146, 70, 66), (224, 164, 62), (250, 246, 238), Hair.SHORT, beard=True)
+HOST = Looks((150, 98, 68), (44, 32, 34), (72, 44, 30), (146, 70, 66), (224, 164, 62), (250, 246, 238), Hair.SHORT)
 POET = Looks((204, 150, 108), (52, 36, 40), (84, 60, 44), (190, 84, 82), (44, 92, 84), (246, 238, 220), Hair.BOB)
 GUEST = Looks((248, 208, 178), (92, 60, 40), (70, 108, 150), (206, 84, 92), (146, 64, 92), (238, 226, 236), Hair.BUN, glasses=True)
 
@@ -54,13 +54,13 @@ def interview(width: int, height: int) -> tuple[Image.Image, tuple[Box, Box]]:
     _recording_room(paper)
     wide = width / height
     places = [
-        (HOST, Frame(0.27 * wide, 0.42, 0.56), Pose(turn=0.03, shift=0.55)),
-        (GUEST, Frame(0.73 * wide, 0.44, 0.55), Pose(turn=-0.03, shift=-0.55)),
+        (HOST, Frame(0.27 * wide, 0.49, 0.62), Pose(turn=0.03, shift=0.10)),
+        (GUEST, Frame(0.73 * wide, 0.50, 0.62), Pose(turn=-0.03, shift=-0.10)),
     ]
     for looks, place, pose in places:
         draw_person(paper.within(place), looks, pose)
-    paper.fill(smooth([(-0.2, 0.90), (0.5 * wide, 0.865), (wide + 0.2, 0.90), (wide + 0.2, 1.3), (-0.2, 1.3)], closed=True), (112, 70, 52))
-    paper.stroke(smooth([(-0.2, 0.90), (0.5 * wide, 0.867), (wide + 0.2, 0.90)], closed=False), 0.012, (158, 104, 74))
+    paper.fill(smooth([(-0.2, 0.96), (0.5 * wide, 0.935), (wide + 0.2, 0.96), (wide + 0.2, 1.3), (-0.2, 1.3)], closed=True), (112, 70, 52))
+    paper.stroke(smooth([(-0.2, 0.96), (0.5 * wide, 0.937), (wide + 0.2, 0.96)], closed=False), 0.012, (158, 104, 74))
     for x, side in ((0.47 * wide, -1), (0.53 * wide, 1)):
         _microphone(paper, x, side)
     paper.glow(0.5 * wide, 0.02, 0.9, (255, 200, 140), 0.26)

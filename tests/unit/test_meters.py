@@ -191,7 +191,7 @@ def test_each_defect_is_told_by_its_own_meter(talk: Talk, defect: Callable[[Talk
     assert faults(defect(talk), talk) == told
 
 
-@pytest.mark.parametrize("looks", [HOST, GUEST])
+@pytest.mark.parametrize("looks", [HOST, replace(HOST, beard=True), GUEST])
 def test_nothing_is_told_of_other_people_who_talk(talk: Talk, looks):
     assert faults(moments(talk.opening, range(len(talk.opening)), looks), talk) == set()
 
