@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from launch.past import find_story
 from pipeline.events import DeadLetter, read_dead
+from pipeline.report import literal_console
 
 LINES = 8
 
@@ -30,14 +30,14 @@ def main(argv: list[str]) -> int:
     if asked.json:
         print(json.dumps([{"run": run, **asdict(letter)} for run, letter in letters], indent=1, ensure_ascii=False))
         return 0
-    console = Console(highlight=False)
+    console = literal_console()
     said = f"run {story.run}: {len(letters)} failed" + (f", {unreached} more were not reached" if unreached else "")
-    console.print(said if story.missing else f"run {story.run}: all {len(story.asked)} films are there", markup=False, soft_wrap=True)
+    console.print(said if story.missing else f"run {story.run}: all {len(story.asked)} films are there", soft_wrap=True)
     if letters and sys.stdout.isatty():
         console.print(_table(letters))
     for _, letter in letters:
         for line in told(letter, max(asked.lines, 0)):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     return 0
 
 

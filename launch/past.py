@@ -8,6 +8,7 @@ from launch.compose import checked, compose
 from pipeline.events import latest_run, read_run
 from pipeline.standing import done_jobs
 from pipeline.storage import Storage
+from pipeline.surgery import Surgery
 from stages.errors import BadInput, ConfigError
 
 
@@ -19,6 +20,7 @@ class Story:
     record: dict[str, Any]  # what was asked by the latest of them that went for all that was missing: its overrides and its catalogue hold
     asked: dict[str, str]  # every job, and every bad row, of any of them -> the run it was last asked of
     missing: frozenset[str]  # those that got no film when they were last asked for
+    surgery: Surgery | None  # the latest, where some of its films are missing
 
 
 def find_run(run: str | None, overrides: Sequence[str]) -> tuple[Storage, str]:
@@ -46,11 +48,13 @@ def _told(storage: Storage, records: Sequence[dict[str, Any]]) -> Story:
     """The story of runs, the oldest first."""
     asked: dict[str, str] = {}
     missing: set[str] = set()
-    whole = records[0]
+    whole, surgery = records[0], None
     for record in records:
         wanted = {*record["jobs"], *record["bad"]}
         if missing <= wanted:  # a few films made again in another way (--ids, pools=inline) say nothing about the others
             whole = record
+        if record.get("surgery"):
+            surgery = Surgery.of_record(record["surgery"])
         asked |= dict.fromkeys(wanted, record["run"])
         missing = (missing | wanted) - done_jobs(storage, record["run"])
-    return Story(records[-1]["run"], whole, asked, frozenset(missing))
+    return Story(records[-1]["run"], whole, asked, frozenset(missing), surgery if surgery and surgery.jobs & missing else None)

@@ -6,14 +6,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from uuid import uuid4
 
-from pydantic import TypeAdapter
-
 from launch.compose import checked, compose
 from launch.dispatch import dispatch
 from launch.past import find_story
 from pipeline.config import quoted
-from pipeline.events import latest_run, read_run, read_summary
-from pipeline.storage import Storage
 from pipeline.surgery import Surgery
 from stages.errors import ConfigError
 
@@ -22,7 +18,7 @@ making anew what is there:
   dub rerun --ids a,b --segments 0,2 --windows 3: --reason "blinks"
 puts aside windows 3 to the last of segments 0 and 2, in the films a and b, makes them again and delivers the films. Windows begin with the last
 frames of the one before: that is why all later ones are made, too. Other segments and earlier windows stay as they are. Without --windows
-segments are made from window 0.
+segments are made from window 0. Where that is broken off, the same command, or `dub rerun` alone, goes on with it.
 
 A remake draws the same noise, so on the same machine it gives the same frames again. That mends a damaged result, or one of a faulty machine. To get
 other frames, change something: key=value such as rows.seed=8 (where the row of the catalogue has no seed), or the seed in the catalogue. But a
@@ -45,7 +41,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
 
     surgery = surgery_of(asked.ids, asked.segments, asked.windows, asked.reason)
-    storage, story = find_story(asked.run, asked.overrides)
+    _, story = find_story(asked.run, asked.overrides)
     overrides = [*story.record["overrides"], f"catalogue={quoted(story.record['catalogue'])}", *asked.overrides]
     if asked.ids is not None:
         ids = frozenset(asked.ids.split(","))
@@ -57,20 +53,13 @@ def main(argv: list[str]) -> int:
         print(f"run {story.run}: all {len(story.asked)} films are there, nothing to rerun")
         return 0
     if surgery is not None:
-        surgery = replace(surgery, name=begun(storage, surgery, ids) or uuid4().hex)
+        begun = story.surgery if asked.run is None else find_story(None, asked.overrides)[1].surgery
+        surgery = begun if begun == surgery else replace(surgery, name=uuid4().hex)
+    elif asked.ids is None and story.surgery is not None:
+        surgery = story.surgery
+        print(f"going on with what was begun: {surgery}")
     with ExitStack() as session:
         return dispatch(checked(compose(overrides)), overrides, session, ids=ids, parent=story.run, surgery=surgery)
-
-
-def begun(storage: Storage, surgery: Surgery, ids: frozenset[str]) -> str:
-    """The name under which the latest run began this very surgery and did not come to its end, so that it goes on; else empty."""
-    run = latest_run(storage)
-    record = None if run is None else read_run(storage, run)
-    if run is None or record is None or not record.get("surgery") or frozenset(record["jobs"]) != ids:
-        return ""
-    summary = read_summary(storage, run)
-    before = TypeAdapter(Surgery).validate_python(record["surgery"])
-    return before.name if before == surgery and (summary is None or summary["stopped"] or summary["failed"]) else ""
 
 
 def surgery_of(ids: str | None, segments: str | None, windows: str | None, reason: str | None) -> Surgery | None:
@@ -90,4 +79,4 @@ def surgery_of(ids: str | None, segments: str | None, windows: str | None, reaso
     if windows is not None and not re.fullmatch(r"\d{1,6}:", windows):
         raise ConfigError(f"--windows {windows}: wanted K: such as 3: - window 3 and all behind it, since each begins with the end of the one before")
     chosen = None if segments == "all" else frozenset(map(int, segments.split(",")))
-    return Surgery(chosen, 0 if windows is None else int(windows[:-1]), (reason or "").strip())
+    return Surgery(frozenset(ids.split(",")), chosen, 0 if windows is None else int(windows[:-1]), (reason or "").strip())

@@ -5,13 +5,14 @@ import sys
 from collections import Counter
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from launch.failures import told
 from launch.past import find_run
 from pipeline.events import read_dead, read_run, read_summary
+from pipeline.report import literal_console
 from pipeline.standing import Standing, standings
+from pipeline.surgery import Surgery
 
 ROWS = 200
 URGENT = ("failed", "running", "waiting", "done")
@@ -26,12 +27,12 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
     storage, run = find_run(asked.run, asked.overrides)
     record, summary = read_run(storage, run), read_summary(storage, run)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
+    console = literal_console(width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
     console.print(_table(run, record, summary, standings(storage, run, record["jobs"]), asked.rows))
     dead = read_dead(storage, run)
     for letter in dead[: asked.rows]:
         for line in told(letter, 0):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if len(dead) > asked.rows:
         console.print(f"and {len(dead) - asked.rows} dead letters more (--rows)")
     return 0
@@ -46,7 +47,7 @@ def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, sta
     counts = Counter(state.state for state in states.values())
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     whence = f"\na rerun of {record['parent']}" if record.get("parent") else ""
-    whence += f"\n{anew(record['surgery'])}" if record.get("surgery") else ""
+    whence += f"\n{Surgery.of_record(record['surgery'])}" if record.get("surgery") else ""
     hidden = f"\n{rows} of {len(states)} jobs (--rows)" if len(states) > rows else ""
     table = Table(title=f"run {run}: {told}\n{record['catalogue']}; {ending}{whence}{hidden}", title_justify="left", box=None, padding=(0, 2))
     for name in ("job", "state", "stage", "segments", "windows", "made", "reused", "seconds"):
@@ -55,12 +56,6 @@ def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, sta
         stage = "" if state.state == "done" else state.stage
         table.add_row(job, state.state, stage, str(state.segments), str(state.windows), str(state.made), str(state.reused), f"{state.seconds:.1f}")
     return table
-
-
-def anew(surgery: dict[str, Any]) -> str:
-    """What a run made anew, in words, from its record."""
-    segments = "all segments" if surgery["segments"] is None else f"segments {', '.join(map(str, sorted(surgery['segments'])))}"
-    return f"{segments} made anew from window {surgery['first_window']} on: {surgery['reason']}"
 
 
 def _shown(states: dict[str, Standing], rows: int) -> list[tuple[str, Standing]]:

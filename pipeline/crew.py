@@ -98,7 +98,7 @@ class Crew:
         segments: tuple[Segment, ...] = await self._ask("segment", (source, length))
         if self.works.surgery is not None:
             try:
-                self.works.surgery.check(segments)
+                self.works.surgery.check(self.job.id, segments)
             except BadInput as error:
                 raise StageFailed("segment", None, error) from error
         return segments
@@ -143,7 +143,7 @@ class Crew:
         length = 0 if segment is None else segment.span.frames
         order = Order(name, key, records, Label(self.job.id, None if segment is None else segment.index), (self.place, -length), pace)
         try:
-            if name == "generate" and segment is not None and works.surgery is not None and works.surgery.concerns(segment):
+            if name == "generate" and segment is not None and works.surgery is not None and works.surgery.concerns(self.job.id, segment):
                 await self._borne(self._put_aside, works.surgery, verb, key, segment)
             found = await self._borne(works.ledger.find, name, key, verb.result)
         except Exhausted as error:

@@ -27,13 +27,18 @@ def line(event: Event) -> str:
     return f"{said}: {event.detail}" if event.detail and not window else said
 
 
+def literal_console(*, file: TextIO | None = None, width: int | None = None) -> Console:
+    """A console that shows names, reasons and paths letter by letter: [b] and :a: in them mean nothing."""
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
 class Board:
     """Counts what happens and shows it. Use as a context manager; call it with every event."""
 
     def __init__(self, stages: Iterable[str], n_jobs: int, out: TextIO | None = None) -> None:
         """`stages` in the order to show them in; `out` in place of standard error."""
         self.out = out or sys.stderr
-        self.console = Console(file=self.out, highlight=False)
+        self.console = literal_console(file=self.out)
         self.n_jobs = n_jobs
         self.counts: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
         self.jobs: Counter[str] = Counter()
@@ -56,7 +61,7 @@ class Board:
                 self.out.write(f"{line(event)}\n")  # rich would take a third of the driver's time for it
                 self.out.flush()
         elif event.what in ("failed", "job_failed"):
-            self.console.print(line(event), soft_wrap=True, markup=False)
+            self.console.print(line(event), soft_wrap=True)
 
     def _count(self, event: Event) -> None:
         if event.what in ("job_done", "job_failed"):

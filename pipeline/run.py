@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from time import monotonic, time
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from pipeline.catalogue import Catalogue
 from pipeline.config import RunConfig, quoted
 from pipeline.crew import Crew, StageFailed, Stopped, Works
@@ -108,7 +106,7 @@ async def run_jobs(
         "jobs": [job.id for job in catalogue.jobs],
         "bad": [row.id for row in catalogue.bad if row.id],
         "parent": parent,
-        "surgery": None if surgery is None else TypeAdapter(Surgery).dump_python(surgery, mode="json"),
+        "surgery": None if surgery is None else surgery.as_record(),
     }
     begun = monotonic()
     verbs = roster(config)

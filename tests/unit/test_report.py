@@ -40,10 +40,10 @@ def test_on_a_terminal_there_is_a_table_of_all_stages(monkeypatch: pytest.Monkey
     with Board(["ingest", "generate"], 3, out) as board:
         board(Event(0.0, "a", None, None, "ingest", "reused", None, ""))
         board(Event(0.0, "a", 0, None, "generate", "started", None, ""))
-        board(Event(0.0, "a", 0, 1, "generate", "window", 1.0, "2/5"))
+        board(Event(0.0, "a[/b]:cat:", 0, 1, "generate", "window", 1.0, "2/5"))
         board(Event(0.0, "b", None, None, "", "job_done", None, "films/b.mp4"))
     shown = out.getvalue()
     assert "1 of 3 films, 0 failed" in shown
-    assert "a segment 0: window 2/5" in shown
+    assert "a[/b]:cat: segment 0: window 2/5" in shown  # letter by letter
     rows = {words[0]: words[1:] for text in shown.splitlines() if (words := text.split()) and words[0] in ("ingest", "generate")}
     assert rows == {"ingest": ["0", "0", "1", "0"], "generate": ["1", "0", "0", "0"]}  # running, done, reused, failed

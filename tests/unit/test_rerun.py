@@ -19,6 +19,8 @@ from stages.records import Segment, Span
 
 Said = Callable[..., tuple[int, str, str]]
 
+OF_TODAY = Surgery(frozenset("ab"), frozenset({0}), 3, "blinks", "of today")
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -67,7 +69,6 @@ def logged(
     parent: str | None = None,
     overrides: Sequence[str] = (),
     surgery: dict[str, Any] | None = None,
-    summary: dict[str, Any] | None = None,
 ) -> str:
     """A run of the past."""
     asked = {"catalogue": "/rows.jsonl", "jobs": list(jobs), "bad": list(bad), "overrides": list(overrides), "parent": parent, "surgery": surgery}
@@ -78,8 +79,6 @@ def logged(
             log.event(Event(1.0, job, 2, None, "generate", "job_failed", None, "no memory"))
             trace = "\n".join(f"line {number}" for number in range(20))
             log.dead_letter(DeadLetter(job, "generate", 2, "gpu_oom", "no memory [/]", 2, trace, f"dub rerun --run {log.run} --ids {job}"))
-        if summary is not None:
-            log.finish(summary)
     return log.run
 
 
@@ -141,9 +140,9 @@ def test_a_story_begins_where_its_oldest_log_is_left(dub: Said, begun: list[Aske
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
-        (["--segments", "0,2", "--windows", "3:", "--reason", "blinks"], Surgery(frozenset({0, 2}), 3, "blinks")),
-        (["--segments", "1", "--reason", " a torn frame "], Surgery(frozenset({1}), 0, "a torn frame")),
-        (["--segments", "all", "--windows", "0:", "--reason", "blinks"], Surgery(None, 0, "blinks")),
+        (["--segments", "0,2", "--windows", "3:", "--reason", "blinks"], Surgery(frozenset("ab"), frozenset({0, 2}), 3, "blinks")),
+        (["--segments", "1", "--reason", " a torn frame "], Surgery(frozenset("ab"), frozenset({1}), 0, "a torn frame")),
+        (["--segments", "all", "--windows", "0:", "--reason", "blinks"], Surgery(frozenset("ab"), None, 0, "blinks")),
         ([], None),
     ],
 )
@@ -154,27 +153,49 @@ def test_what_is_there_can_be_made_anew(dub: Said, begun: list[Asked], storage: 
 
 
 @pytest.mark.parametrize(
-    ("ids", "reason", "summary", "goes_on"),
+    ("ids", "reason", "done", "goes_on"),
     [
-        ("a,b", "blinks", None, True),
-        ("a,b", "blinks", {"stopped": True, "failed": []}, True),
-        ("a,b", "blinks", {"stopped": False, "failed": ["b"]}, True),
-        ("a,b", "blinks", {"stopped": False, "failed": []}, False),
-        ("a", "blinks", None, False),
-        ("a,b", "blinks once more", None, False),
+        ("a,b", "blinks", "", True),
+        ("b,a", "blinks", "a", True),
+        ("a,b", "blinks", "ab", False),
+        ("a", "blinks", "", False),
+        ("a,b", "blinks once more", "", False),
     ],
 )
 def test_a_surgery_that_did_not_come_to_its_end_goes_on(
-    dub: Said, begun: list[Asked], storage: Storage, ids: str, reason: str, summary: dict[str, Any] | None, goes_on: bool
+    dub: Said, begun: list[Asked], storage: Storage, ids: str, reason: str, done: str, goes_on: bool
 ):
     """What it has made anew by then is not made once more."""
     first = logged(storage, "abc", done="abc")
-    surgery = {"segments": [0], "first_window": 3, "reason": "blinks", "name": "of today"}
-    logged(storage, "ab", parent=first, surgery=surgery, summary=summary)
+    logged(storage, "ab", done=done, parent=first, surgery=OF_TODAY.as_record())
     assert dub("rerun", "--run", first, "--ids", ids, "--segments", "0", "--windows", "3:", "--reason", reason)[0] == 0
     assert begun[0].surgery is not None
     assert begun[0].surgery.name
     assert (begun[0].surgery.name == "of today") is goes_on
+
+
+def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off(dub: Said, begun: list[Asked], storage: Storage):
+    first = logged(storage, "abcd", done="abc")
+    second = logged(storage, "ab", done="a", parent=first, surgery=OF_TODAY.as_record())
+    logged(storage, "c", done="c", parent=second)
+    code, said, _ = dub("rerun")
+    assert (code, begun[0].ids, begun[0].surgery) == (0, {"b", "d"}, OF_TODAY)
+    assert begun[0].surgery.name == "of today"
+    assert "going on with what was begun: segments 0 made anew from window 3 on: blinks" in said
+    dub("rerun", "--run", second)
+    assert (begun[1].ids, begun[1].surgery) == ({"b"}, OF_TODAY)
+    dub("rerun", "--ids", "b")
+    assert begun[2].surgery is None  # just the film, of what is there
+    dub("rerun", "--run", first)
+    assert begun[3].surgery is None
+
+
+def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], storage: Storage):
+    first = logged(storage, "abc", done="ab")
+    second = logged(storage, "ab", parent=first, surgery=OF_TODAY.as_record())
+    logged(storage, "abc", done="ab", parent=second)
+    dub("rerun")
+    assert (begun[0].ids, begun[0].surgery) == ({"c"}, None)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +227,10 @@ def test_help_says_what_a_remake_gives(dub: Said):
 
 def test_status_tells_what_a_run_made_anew(dub: Said, storage: Storage):
     first = logged(storage, "a", done="a")
-    logged(storage, "a", done="a", parent=first, surgery={"segments": [2, 0], "first_window": 3, "reason": "blinks"})
+    logged(storage, "a", done="a", parent=first, surgery=Surgery(frozenset("a"), frozenset({2, 0}), 3, "blinks [/]").as_record())
     said = dub("status")[1]
     assert f"a rerun of {first}" in said
-    assert "segments 0, 2 made anew from window 3 on: blinks" in said
+    assert "segments 0, 2 made anew from window 3 on: blinks [/]" in said
 
 
 # -- what failed ------------------------------------------------------------------------------------------------------
@@ -290,3 +311,11 @@ def test_the_segment_of_a_replay_may_be_left_out_where_there_is_one():
         which(segments, "a", None)
     with pytest.raises(ConfigError, match="a has no segment 3; it has 0 to 2"):
         which(segments, "a", 3)
+
+
+@pytest.mark.parametrize("command", ["status", "failures"])
+def test_odd_names_are_shown_letter_by_letter(dub: Said, storage: Storage, monkeypatch: pytest.MonkeyPatch, command: str):
+    logged(storage, ["a[/b]:cat:"], failed=["a[/b]:cat:"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert dub(command)[1].count("a[/b]:cat:") >= 3  # in the table, in what is told of it, and in the command

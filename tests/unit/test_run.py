@@ -231,12 +231,13 @@ def test_windows_of_another_film_are_not_taken_up(studio: Studio, changed: str):
 def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_else(studio: Studio, segments, first_window, windows):
     before = studio.dub(studio.job("a"))
     film = Path(before.done["a"]).read_bytes()
-    surgery = Surgery(None if segments is None else frozenset(segments), first_window, "she blinks")
+    surgery = Surgery(frozenset("a"), None if segments is None else frozenset(segments), first_window, "she blinks")
     after = studio.dub(studio.job("a"), surgery=surgery)
     assert sorted(studio.windows()) == sorted(windows)
     assert studio.called() == Counter(generate=len({segment for segment, _ in windows}))  # the same bits: the film is there already
     assert Path(after.done["a"]).read_bytes() == film
     assert read_run(studio.storage, after.run)["surgery"] == {
+        "jobs": ["a"],
         "segments": None if segments is None else sorted(segments),
         "first_window": first_window,
         "reason": "she blinks",
@@ -248,9 +249,16 @@ def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_el
     assert studio.dub(studio.job("a")).worked == 0
 
 
+def test_jobs_that_a_surgery_is_not_of_stay_as_they_are(studio: Studio):
+    studio.dub(studio.job("a"), studio.job("b"))
+    studio.windows()
+    assert studio.dub(studio.job("a"), studio.job("b"), surgery=Surgery(frozenset("b"), frozenset({1}), 1, "she blinks")).done.keys() == {"a", "b"}
+    assert studio.windows() == [(1, 1)]
+
+
 def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(studio: Studio):
     studio.dub(studio.job("a"))
-    surgery = Surgery(frozenset({1}), 0, "she blinks", "of today")
+    surgery = Surgery(frozenset("a"), frozenset({1}), 0, "she blinks", "of today")
     studio.trouble = lambda called: os.kill(os.getpid(), signal.SIGTERM) if called[0] == "generate" else None
     assert studio.dub(studio.job("a"), surgery=surgery).stopped
     assert studio.windows() == [(1, 0)]
@@ -264,9 +272,9 @@ def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(studio:
 @pytest.mark.parametrize(
     ("surgery", "said"),
     [
-        (Surgery(frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
-        (Surgery(frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
-        (Surgery(None, 1, "why not"), "segment 0 has no window 1"),
+        (Surgery(frozenset("a"), frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
+        (Surgery(frozenset("a"), frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
+        (Surgery(frozenset("a"), None, 1, "why not"), "segment 0 has no window 1"),
     ],
 )
 def test_what_is_not_there_cannot_be_made_anew(studio: Studio, surgery: Surgery, said: str):
