@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from stages.contract import Seat
 from stages.errors import BadInput
-from stages.ingest.opening import open_media
+from stages.ingest.opening import HEIF, open_media
 from stages.ingest.settings import IngestSettings
 from stages.ingest.stage import IngestStage
 from stages.records import Box, Material, Source, Speaker, Turns
@@ -65,6 +65,17 @@ def test_what_is_no_media_is_refused_whatever_its_name(studio, files, portrait: 
         ingest(files, *((path, studio.speech()) if what == "picture" else (portrait, path)))
     assert what in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("brand", sorted(HEIF))
+def test_a_heif_photograph_is_called_one(studio, files, brand: str) -> None:
+    """FFmpeg opens its container, and would take the tiles it is made of for films."""
+    path = studio.footage("a.mp4", 5)
+    data = path.read_bytes()
+    assert data[4:8] == b"ftyp"
+    path.write_bytes(data[:8] + brand.encode() + data[12:])
+    with pytest.raises(BadInput, match="is a HEIF photograph, which cannot be read here; save it as JPEG or PNG"):
+        ingest(files, path, studio.speech())
 
 
 def test_a_missing_file_is_refused(studio, files) -> None:
