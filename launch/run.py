@@ -1,6 +1,8 @@
 """`dub run`: a true Hydra application, so --cfg, --config-dir, -m and completion work as Hydra's users know them."""
 
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -16,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from launch.compose import checked, explain, first_line
 from launch.dispatch import REFUSED, STOPPED, dispatch
 from stages.errors import ConfigError, DubError
+
+FOLDER_LETTERS = 120  # of the 255 that file systems allow
 
 
 def main(argv: list[str]) -> int:
@@ -64,6 +68,12 @@ def swept(overrides: Sequence[str], params: Collection[str]) -> frozenset[str]:
 
 
 def point_name(keys: Collection[str], task: Sequence[str]) -> str:
-    """The folder of a sweep point: its values of the swept `keys`, such as `generate.sampler.steps=2`; empty where nothing is swept."""
+    """The folder of a sweep point: its values of the swept `keys`, such as `generate.sampler.steps=2`; empty where nothing is swept.
+
+    A value that a folder's name cannot tell letter by letter, or in its length, is told by a digest as well: no two points share a folder.
+    """
     chosen = sorted(word for word in task if OverridesParser.create().parse_override(word).key_or_group in keys)
-    return ",".join("".join(letter if letter.isascii() and (letter.isalnum() or letter in "._=-") else "_" for letter in word) for word in chosen)
+    name = ",".join(re.sub(r"[^A-Za-z0-9._=-]", "_", word) for word in chosen)
+    if len(name) <= FOLDER_LETTERS and all(re.fullmatch(r"[^=]+=[A-Za-z0-9._=-]*", word) for word in chosen):
+        return name
+    return f"{name[:FOLDER_LETTERS]}-{hashlib.sha256(','.join(chosen).encode()).hexdigest()[:8]}"

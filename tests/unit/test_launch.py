@@ -111,8 +111,17 @@ def test_a_point_is_named_by_what_is_swept_alone():
     words = ["catalogue=a.jsonl", "generate.sampler.steps=2,3", "generate/guidance=cfg,apg", "seed=[1,2]"]
     keys = swept(words, {"rows.prompt": "a,b"})
     assert keys == {"generate.sampler.steps", "generate/guidance", "rows.prompt"}
-    point = ["catalogue=a.jsonl", "generate/guidance=apg", "generate.sampler.steps=3", "rows.prompt='Grüße / you'", "seed=[1,2]"]
-    assert point_name(keys, point) == "generate.sampler.steps=3,generate_guidance=apg,rows.prompt=_Gr__e___you_"
+    point = ["catalogue=a.jsonl", "generate/guidance=apg", "generate.sampler.steps=3", "rows.prompt=hello", "seed=[1,2]"]
+    assert point_name(keys, point) == "generate.sampler.steps=3,generate_guidance=apg,rows.prompt=hello"
+
+
+def test_no_two_points_share_a_folder():
+    """However alike their values are, or however long."""
+    values = ["'is it?'", "'is it!'", "'Grüße / you'", "_is_it__", "a" * 300, "a" * 301]
+    names = [point_name({"rows.prompt"}, [f"rows.prompt={value}"]) for value in values]
+    assert len(set(names)) == len(values)
+    assert names[0].startswith("rows.prompt=_is_it__-")
+    assert max(map(len, names)) < 200
 
 
 def test_a_point_of_a_sweep_is_logged_with_the_folder_it_delivers_to(dub, monkeypatch: pytest.MonkeyPatch):
