@@ -7,7 +7,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -48,6 +48,8 @@ def _fault(fault: Any) -> str:
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """One line for what Hydra could not compose: the first override that names nothing, and what is known where it pointed."""
+    if isinstance(error, MissingConfigException):  # the group is there, and Hydra names its options
+        return ConfigError(first_line(error))
     try:
         with hydra.initialize_config_module("conf", version_base="1.3"):
             known: Any = OmegaConf.to_container(hydra.compose("run"), resolve=False)

@@ -55,7 +55,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--windows {asked.windows}: wanted K: such as 3:")
     shared, run = find_run(asked.run, asked.overrides)
     record = read_run(shared, run)
-    config = alone(checked(compose([*record["overrides"], f"catalogue={quoted(record['catalogue'])}", *asked.overrides])))
+    kept = [word for word in record["overrides"] if word not in asked.overrides]
+    config = alone(checked(compose([*kept, f"catalogue={quoted(record['catalogue'])}", *asked.overrides])))
     shared = Storage(config.storage)
     rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows), frozenset([name]))
     if not rows.jobs:

@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
 
     surgery = surgery_of(asked.ids, asked.segments, asked.windows, asked.reason)
     _, story = find_story(asked.run, asked.overrides)
-    overrides = [*story.record["overrides"], f"catalogue={quoted(story.record['catalogue'])}", *asked.overrides]
+    kept = [word for word in story.record["overrides"] if word not in asked.overrides]  # what begins with + may be said once only
+    overrides = [*kept, f"catalogue={quoted(story.record['catalogue'])}", *asked.overrides]
     if asked.ids is not None:
         ids = frozenset(asked.ids.split(","))
     elif asked.only == "failed":

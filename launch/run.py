@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.compose import checked, explain, first_line
 from launch.dispatch import REFUSED, STOPPED, dispatch
+from pipeline.config import quoted
 from stages.errors import ConfigError, DubError
 
 FOLDER_LETTERS = 120  # of the 255 that file systems allow
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
             begun = True
             if STOPPED in codes:  # whoever stops a sweep means all of it
                 return
-            task = list(HydraConfig.get().overrides.task)
+            task = [*places_beside(HydraConfig.get().runtime.config_sources), *HydraConfig.get().overrides.task]
             point = point_name(swept(overrides, HydraConfig.get().sweeper.params or ()), task)
             if HydraConfig.get().mode == RunMode.MULTIRUN and point:
                 folder = f"{composed.publish.folder}/{point}"
@@ -43,6 +45,8 @@ def main(argv: list[str]) -> int:
                     OmegaConf.update(composed, "publish.folder", folder)
                 task.append(f"publish.folder='{folder}'")  # a rerun of this point delivers where the point did
             try:
+                if HydraConfig.get().job.config_name != "run":  # a rerun would not know of it
+                    raise ConfigError("--config-name: there is one main configuration, run; make yours a preset: --config-dir DIR preset=NAME")
                 codes.append(dispatch(checked(composed), task, session))
             except DubError as error:  # Hydra would put a line of its own before it, and end the sweep
                 print(f"dub run: {error}", file=sys.stderr)
@@ -59,6 +63,12 @@ def main(argv: list[str]) -> int:
                 raise
             raise ConfigError(first_line(error)) from None
     return max(codes, default=0)
+
+
+def places_beside(sources: Sequence[Any]) -> list[str]:
+    """Where `--config-dir` and `hydra.searchpath` look beside conf/, as an override: by overrides alone a rerun knows its run."""
+    added = [source for source in sources if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")]
+    return [f"hydra.searchpath=[{','.join(quoted(f'{source.schema}://{source.path}') for source in added)}]"] if added else []
 
 
 def swept(overrides: Sequence[str], params: Collection[str]) -> frozenset[str]:

@@ -200,8 +200,8 @@ async def _until_done(tasks: Sequence[asyncio.Task[None]], stop: Stop, opened: M
 
 def again(run: str, job: str, config: RunConfig, overrides: Sequence[str]) -> str:
     """The command that tries one job alone, from any folder; in one process where the run's device and number of ranks allow it."""
-    places = [word for word in overrides if word.startswith(("storage=", "storage.")) and not word.startswith("storage.root=")]
-    where = dict.fromkeys(places)  # a rerun's overrides are those of its run and, once more, those it was found with
+    places = [word for word in overrides if word.lstrip("+").startswith(("storage=", "storage.", "hydra.searchpath="))]
+    where = [word for word in dict.fromkeys(places) if not word.startswith("storage.root=")]  # a rerun's hold some of them twice
     alone = ["pools=inline"] if config.generate.device == "cpu" and config.generate.parallel.degree == 1 else []
     named = [f"--ids={job}"] if job.startswith("-") else ["--ids", job]
     return shlex.join(["dub", "rerun", "--run", run, *named, *alone, *where, f"storage.root={quoted(config.storage.root)}"])

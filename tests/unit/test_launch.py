@@ -1,5 +1,6 @@
 """The command line before anything runs: what is refused, and with which words; where a sweep's points go; what a person is told of a run."""
 
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from launch.compose import checked, compose
 from launch.run import point_name, swept
 from launch.sheet import contact_sheet, read_row
 from pipeline.config import quoted
-from pipeline.events import DeadLetter, Event, RunLog, read_run
+from pipeline.events import DeadLetter, Event, RunLog, latest_run, read_run
 from pipeline.storage import Storage
 from stages.errors import ConfigError
 
@@ -44,6 +45,7 @@ def dub(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ("genrate.sampler.steps=3", r"there is no 'genrate' in the top level \(did you mean generate\?\)"),
         ("generate.sampler.steps.more=3", r"there is no 'more' in generate\.sampler\.steps; known there: nothing, it is a value"),
         ("generate/sampler=eulr", "eulr"),
+        ("preset=fusion", r"Available options in 'preset': fusionx"),  # a group that has no value of its own
         ("generate.sampler.steps=[3", r"'generate\.sampler\.steps=\[3' is no override"),
     ],
 )
@@ -102,6 +104,28 @@ def test_a_rerun_from_another_folder_finds_the_catalogue(dub, storage: Storage, 
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, _, said = dub("rerun", f"storage.root={storage.root}")
     assert (code, "gone.png is not there" in said) == (2, True)
+
+
+def test_a_rerun_finds_the_users_own_configuration(dub, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "source": "gone.png", "speech": "gone.png"}\n')
+    (tmp_path / "it's mine" / "preset").mkdir(parents=True)
+    (tmp_path / "it's mine" / "preset" / "quick.yaml").write_text("# @package _global_\ngenerate:\n  sampler:\n    steps: 77\n")
+    mine = ["preset=quick", "catalogue=rows.jsonl", f"storage.root={storage.root}", "pools=inline"]
+    code, _, said = dub("run", "--config-dir", "it's mine", *mine)
+    assert (code, "gone.png is not there" in said) == (2, True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    printed = next(line for line in said.splitlines() if "again: dub " in line).partition("again: dub ")[2]
+    for words in (["rerun", f"storage.root={storage.root}"], shlex.split(printed)):
+        code, _, said = dub(*words)
+        assert (code, "gone.png is not there" in said) == (2, True)
+        assert read_run(storage, latest_run(storage) or "")["config"]["generate"]["sampler"]["steps"] == 77
+
+
+def test_a_main_configuration_that_a_rerun_would_not_know_of_is_refused(dub, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - run\n")
+    code, _, said = dub("run", "--config-dir", ".", "--config-name", "mine", "catalogue=a.jsonl")
+    assert (code, "preset=NAME" in said, len(said.splitlines())) == (4, True, 1)
 
 
 # -- sweeps -----------------------------------------------------------------------------------------------------------

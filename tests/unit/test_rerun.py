@@ -101,6 +101,14 @@ def test_a_rerun_of_all_that_is_missing_hands_on_its_settings(dub: Said, begun: 
     assert (begun[0].ids, begun[0].overrides[0]) == ({"c"}, "generate.sampler.steps=3")
 
 
+def test_a_word_that_may_be_said_once_only_is_said_once(dub: Said, begun: list[Asked], storage: Storage):
+    """As the command of a dead letter says it again."""
+    logged(storage, "a", overrides=["+storage.options.gs.project=films", "rows.seed=1", "rows.seed=2"])
+    assert dub("rerun", "+storage.options.gs.project=films", "rows.seed=1")[0] == 0
+    assert begun[0].overrides[:1] == ["rows.seed=2"]
+    assert begun[0].overrides[2:4] == ["+storage.options.gs.project=films", "rows.seed=1"]
+
+
 def test_a_film_that_was_there_and_failed_to_be_made_anew_is_missing(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "ab", done="ab")
     logged(storage, "a", failed="a", parent=first)

@@ -549,6 +549,9 @@ def test_the_repro_command_finds_the_storage_and_asks_for_what_a_single_process_
         "dub rerun --run 20261121-070512-3fa2 --ids a pools=inline storage=s3 storage.options.s3.addressing_style=path storage.root="
     )
     assert again("20261121-070512-3fa2", "-x", config, words).startswith("dub rerun --run 20261121-070512-3fa2 --ids=-x pools=inline")  # no flag
+    beside = ["hydra.searchpath=[file:///mine]", "preset=b", "+storage.options.gs.project=films"] * 2
+    said = again("20261121-070512-3fa2", "a", config, beside)
+    assert " 'hydra.searchpath=[file:///mine]' +storage.options.gs.project=films storage.root=" in said
     gang = config.generate.model_copy(update={"parallel": config.generate.parallel.model_copy(update={"degree": 2})})
     assert "pools=" not in again("20261121-070512-3fa2", "a", config.model_copy(update={"generate": gang}), words)
 
