@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     if surgery is not None:
         begun = story.surgery if asked.run is None else find_story(None, asked.overrides)[1].surgery
         surgery = begun if begun == surgery else replace(surgery, name=uuid4().hex)
-    elif asked.ids is None and story.surgery is not None:
+    elif story.surgery is not None and (asked.ids is None or (asked.run is not None and story.surgery.jobs & story.missing & ids)):
         surgery = story.surgery
         print(f"going on with what was begun: {surgery}")
     with ExitStack() as session:

@@ -196,6 +196,10 @@ def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off
     assert begun[2].surgery is None  # just the film, of what is there
     dub("rerun", "--run", first)
     assert begun[3].surgery is None
+    dub("rerun", "--run", second, "--ids", "b")  # as its dead letter says: what failed is tried, not the film that was there before
+    assert (begun[4].ids, begun[4].surgery) == ({"b"}, OF_TODAY)
+    dub("rerun", "--run", second, "--ids", "a")
+    assert begun[5].surgery is None  # made anew, and there
 
 
 def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], storage: Storage):
