@@ -25,6 +25,7 @@ def quoted(value: str) -> str:
     """A text as an override on the command line takes it: in quotes where the override grammar would see more in it than text."""
     if PLAIN.fullmatch(value):
         return value
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # a folder of that name, not the value of another setting
     return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'") + "'"
 
 

@@ -91,7 +91,10 @@ def test_a_run_that_cannot_be_is_refused_in_one_line(dub, words: tuple[str, ...]
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("path", ["/a/b-1.mp4", "s3://bucket/x", "/a b", "/\u00e4\u540d/%20", "/it's", "/a\\", "/a\\'b", "/x,y(z)=~[1]"])
+PATHS = ["/a/b-1.mp4", "s3://bucket/x", "/a b", "/\u00e4\u540d/%20", "/it's", "/a\\", "/a\\'b", "/x,y(z)=~[1]", "/${a}", "/\\${a}'"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_a_quoted_value_is_read_back_as_it_was(path: str):
     assert compose([f"catalogue={quoted(path)}"]).catalogue == path
 
