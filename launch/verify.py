@@ -24,8 +24,12 @@ PASSED, MISSED = 0, 1
 def main(argv: list[str]) -> int:
     """Prints a table; 0 where every quantity is within its tolerance, 1 where one is not or nothing was checked."""
     folders = [word for word in argv if "=" not in word]
+    usage = "usage: dub verify DIR [generate/parallel=ulysses_2] [generate/precision=bf16]"
+    if folders in (["-h"], ["--help"]):
+        print(usage)
+        return PASSED
     if len(folders) != 1 or folders[0].startswith("-"):
-        print("usage: dub verify DIR [generate/parallel=ulysses_2] [generate/precision=bf16]", file=sys.stderr)
+        print(usage, file=sys.stderr)
         return 4
     profile = read_profile([word for word in argv if "=" in word])
 

@@ -73,6 +73,12 @@ def test_words_that_are_not_understood_leave_with_4(dub, words: tuple[str, ...])
     assert said
 
 
+@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb != "run"])
+def test_every_verb_tells_how_it_is_used(dub, verb: str):
+    code, said, _ = dub(verb, "--help")
+    assert (code, f"usage: dub {verb} " in said) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
