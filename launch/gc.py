@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
 
     from launch.compose import checked, compose
+    from pipeline.events import latest_run
     from pipeline.storage import Storage
     from pipeline.sweep import sweep
 
@@ -36,7 +37,8 @@ def main(argv: list[str]) -> int:
     word = "would go" if asked.dry_run else "gone"
     for kind in things:
         print(f"{kind}: {things[kind]} places, {files[kind]} files, {amount(sizes[kind])} {word}")
-    print(f"{storage.root}: {amount(sizes.total())} {word}" if things else f"{storage.root}: nothing to sweep")
+    nothing = "nothing to sweep" if latest_run(storage) else "nothing to sweep, and no run has been here; say where with storage.root=URI"
+    print(f"{storage.root}: {amount(sizes.total())} {word}" if things else f"{storage.root}: {nothing}")
     return 0
 
 

@@ -25,16 +25,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rows", type=int, default=ROWS, help=f"jobs to show at most, failed and running ones first (default: {ROWS})")
     parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
     asked = parser.parse_intermixed_args(argv)
+    shown = max(asked.rows, 0)
     storage, run = find_run(asked.run, asked.overrides)
     record, summary = read_run(storage, run), read_summary(storage, run)
     console = literal_console(width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
-    console.print(_table(run, record, summary, standings(storage, run, record["jobs"]), asked.rows))
+    console.print(_table(run, record, summary, standings(storage, run, record["jobs"]), shown))
     dead = read_dead(storage, run)
-    for letter in dead[: asked.rows]:
+    for letter in dead[:shown]:
         for line in told(letter, 0):
             console.print(line, soft_wrap=True)
-    if len(dead) > asked.rows:
-        console.print(f"and {len(dead) - asked.rows} dead letters more (--rows)")
+    if len(dead) > shown:
+        console.print(f"and {len(dead) - shown} dead letters more (--rows)")
     return 0
 
 

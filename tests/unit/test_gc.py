@@ -334,7 +334,7 @@ def test_a_dry_run_says_what_would_go_and_takes_nothing(storage: Storage, monkey
 
 def test_a_root_where_nothing_is_yet_has_nothing_to_sweep(storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert gc(monkeypatch, storage, "--grace=0s") == 0
-    assert "nothing to sweep" in capsys.readouterr().out
+    assert "nothing to sweep, and no run has been here; say where" in capsys.readouterr().out
     assert not Path(storage.root).exists()
 
 

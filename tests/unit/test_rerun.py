@@ -245,6 +245,13 @@ def test_status_tells_what_a_run_made_anew(dub: Said, storage: Storage):
     assert "segments 0, 2 made anew from window 3 on: blinks [/]" in said
 
 
+def test_status_shows_as_many_jobs_as_were_asked_for_and_never_fewer_than_none(dub: Said, storage: Storage):
+    logged(storage, "ab", failed="ab")
+    for rows, told in (("1", "1 of 2 jobs"), ("0", "0 of 2 jobs"), ("-1", "0 of 2 jobs")):
+        code, said, _ = dub("status", f"--rows={rows}")
+        assert (code, told in said) == (0, True)
+
+
 # -- what failed ------------------------------------------------------------------------------------------------------
 
 
