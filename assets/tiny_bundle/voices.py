@@ -22,7 +22,10 @@ TRAINING_VOICES = (
     *("ru+m7", "tr+f1", "ro+m8", "fi+f4", "hu+m1", "cs+f3", "el+m3", "id+f5", "en-us+Alicia", "en-us+adam", "en-us+Andy", "en-029+belinda"),
     *("sw+f2", "en-us+max", "en-us+linda", "hr+m4", "sk+f1", "af+m2"),
 )
-UNSEEN_VOICES = ("en-us+Annie", "en-gb+david", "da+m4", "vi+f3", "cy+robert", "lt+Alex", "lv+aunty", "et+edward", "ca+f2", "sq+m6", "is+f4", "nb+m3")
+UNSEEN_VOICES = (  # neither these timbres nor, but for en-us, these languages are among those above; espeak-ng takes no timbre for en-gb and fr-fr
+    *("en-us+Annie", "en-us+Mike", "da+Denis", "vi+steph", "cy+robert", "lt+Alex"),
+    *("lv+aunty", "et+edward", "ca+Andrea", "sq+Michael", "is+shelby", "nb+norbert"),
+)
 
 TRAINING_LINES = (
     "The harbour was quiet until the ferry came in and everybody started to talk at once.",

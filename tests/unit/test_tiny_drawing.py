@@ -86,6 +86,14 @@ def test_mouths_follow_syllables_and_nothing_faster():
     assert fast < 0.1
 
 
+def test_voices_and_lines_to_measure_with_are_none_of_those_in_training():
+    languages, timbres = zip(*(voice.split("+") for voice in voices.UNSEEN_VOICES), strict=True)
+    heard_languages, heard_timbres = zip(*(voice.split("+") for voice in voices.TRAINING_VOICES), strict=True)
+    assert not set(timbres) & set(heard_timbres)
+    assert set(languages) & set(heard_languages) == {"en-us"}
+    assert not set(voices.UNSEEN_LINES) & set(voices.TRAINING_LINES)
+
+
 def test_the_network_in_training_is_the_products():
     network = autoencoder.begin()
     with torch.no_grad():
