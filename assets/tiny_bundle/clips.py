@@ -83,10 +83,15 @@ def render(folder: Path, crew: Crew, shape: str) -> None:
 
 def open_frames(folder: Path, shape: str) -> np.memmap:
     """All clips of a shape [clips, FRAMES, height, width, 3]; those not drawn yet are black."""
-    path = folder / f"{shape}.npy"
-    size = (COUNTS[shape], FRAMES, *SHAPES[shape], 3)
+    return open_array(folder / f"{shape}.npy", (COUNTS[shape], FRAMES, *SHAPES[shape], 3), np.uint8)
+
+
+def open_array(path: Path, size: tuple[int, ...], kind: type[np.generic]) -> np.memmap:
+    """An array on disk, made of zeros where it is missing: whole, or not at all."""
     if not path.exists():
-        np.lib.format.open_memmap(path, "w+", np.uint8, size).flush()
+        partial = path.with_suffix(".partial.npy")
+        np.lib.format.open_memmap(partial, "w+", kind, size).flush()
+        partial.replace(path)
     return np.load(path, mmap_mode="r+")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from assets.tiny_bundle.autoencoder import as_video, decode, encode, learn
-from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, STILLS, WINDOW, load_corpus, open_frames, scene, write_whole
+from assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, STILLS, WINDOW, load_corpus, open_array, open_frames, scene, write_whole
 from assets.tiny_bundle.trainer import Crew, short_floats
 
 MOTION = WINDOW - ADVANCE
@@ -28,43 +28,39 @@ ROLLED = {"square": 320, "wide": 128, "tall": 32}
 
 @dataclass(frozen=True)
 class Latents:
-    """The latents of all clips of a shape, raw (`latent_scale` normalises them): each [clips, 16, frames, H/8, W/8]."""
+    """The latents of all clips of a shape, raw (`latent_scale` normalises them): each float16 [clips, 16, frames, H/8, W/8]."""
 
-    first: NDArray[np.float16]
-    second: NDArray[np.float16]
-    motion: NDArray[np.float16]
-    opening: NDArray[np.float16]
-    elsewhere: NDArray[np.float16]
-    other_first: NDArray[np.float16]
-    other_second: NDArray[np.float16]
+    first: np.memmap
+    second: np.memmap
+    motion: np.memmap
+    opening: np.memmap
+    elsewhere: np.memmap
+    other_first: np.memmap
+    other_second: np.memmap
 
     def reference(self, name: str, index: int) -> NDArray[np.float16]:
         """A clip's reference picture of that name with grey behind it, as long as a window: [16, 9, H/8, W/8]."""
         known = getattr(self, name)[index]
         return np.concatenate([known, np.repeat(known[:, -1:], WHOLE - STEADY, axis=1)], axis=1)
 
+    def flush(self) -> None:
+        """Returns when all that was written lies on disk: only then may it be noted as done."""
+        for name in LENGTHS:
+            getattr(self, name).flush()
+
 
 def open_latents(folder: Path, shape: str) -> Latents:
-    return Latents(**{name: open_array(folder / f"{shape}.{name}.npy", array_size(shape, frames)) for name, frames in LENGTHS.items()})
+    return Latents(**{name: open_array(folder / f"{shape}.{name}.npy", array_size(shape, frames), np.float16) for name, frames in LENGTHS.items()})
 
 
-def open_rolled(folder: Path, shape: str) -> NDArray[np.float16]:
+def open_rolled(folder: Path, shape: str) -> np.memmap:
     """The motion frames between the windows as the denoiser made them; zeros where it did not."""
-    return open_array(folder / f"{shape}.rolled.npy", array_size(shape, LENGTHS["motion"]))
+    return open_array(folder / f"{shape}.rolled.npy", array_size(shape, LENGTHS["motion"]), np.float16)
 
 
 def array_size(shape: str, frames: int) -> tuple[int, ...]:
     height, width = SHAPES[shape]
     return COUNTS[shape], 16, frames, height // 8, width // 8
-
-
-def open_array(path: Path, size: tuple[int, ...]) -> NDArray[np.float16]:
-    """An array on disk, made where it is missing."""
-    if not path.exists():
-        partial = path.with_suffix(".partial.npy")
-        np.lib.format.open_memmap(partial, "w+", np.float16, size).flush()
-        partial.replace(path)
-    return np.load(path, mmap_mode="r+")
 
 
 def latent_scale(folder: Path, network: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
@@ -74,7 +70,9 @@ def latent_scale(folder: Path, network: AutoencoderKLWan) -> tuple[Tensor, Tenso
         frames = open_frames(folder, "square")
         with torch.no_grad():
             some = torch.cat([encode(network, as_video(frames[index, :WINDOW])[None].to(network.device)) for index in range(64, 160)]).cpu()
-        torch.save((some.mean(dim=(0, 2, 3, 4)), some.std(dim=(0, 2, 3, 4))), path)
+        partial = path.with_suffix(".partial")
+        torch.save((some.mean(dim=(0, 2, 3, 4)), some.std(dim=(0, 2, 3, 4))), partial)
+        partial.replace(path)
     return torch.load(path, weights_only=True)
 
 
@@ -96,7 +94,9 @@ def encode_all(folder: Path, crew: Crew) -> None:
             for name, value in encode_clip(network, frames[index], references, crew.device).items():
                 getattr(kept, name)[index] = value.float().cpu().numpy()
             if (index // crew.ranks) % 20 == 0:
+                kept.flush()
                 write_whole(done, str(index + crew.ranks).encode())
+        kept.flush()
         write_whole(done, str(COUNTS[shape] + crew.ranks).encode())
 
 

@@ -53,6 +53,7 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
                 for index, latents in zip(batches[number], made, strict=True):
                     frames = decode(autoencoder, latents[None])[:, :, -MOTION:].float().clamp(-1, 1)
                     rolled[index] = encode(autoencoder, frames)[0].float().cpu().numpy()
+            rolled.flush()
             write_whole(done, str(number + crew.ranks).encode())
 
 

@@ -1,6 +1,7 @@
 """The people that the tiny bundle learns from, the meter that reads their mouths, and the network that learns them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from assets.tiny_bundle import autoencoder, clips, faces, voices
+from assets.tiny_bundle import autoencoder, clips, faces, latents, voices
 from assets.tiny_bundle.faces import Act
 from assets.tiny_bundle.meter import MouthMeter
 from assets.tiny_bundle.trainer import Crew, Plan, train
@@ -128,3 +129,26 @@ def test_training_that_was_cut_off_gives_what_it_would_have_given(tmp_path):
         trained("cut.pt", stop=70)
     for one, other in zip(trained("cut.pt", stop=None), trained("whole.pt", stop=None), strict=True):
         assert torch.equal(one, other)
+
+
+def half_written(path: Path, *_: object) -> None:
+    path.write_bytes(b"half")
+    raise KeyboardInterrupt
+
+
+def test_clips_cut_off_while_their_file_was_made_get_another(tmp_path, monkeypatch):
+    monkeypatch.setitem(clips.COUNTS, "tall", 1)
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(np.lib.format, "open_memmap", half_written)
+        clips.open_frames(tmp_path, "tall")
+    assert clips.open_frames(tmp_path, "tall").shape == (1, clips.FRAMES, *clips.SHAPES["tall"], 3)
+
+
+def test_a_scale_cut_off_while_it_was_written_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(clips.COUNTS, "square", 160)
+    monkeypatch.setitem(clips.SHAPES, "square", (8, 8))
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(torch, "save", lambda _, path: half_written(path))
+        latents.latent_scale(tmp_path, autoencoder.begin())
+    mean, std = latents.latent_scale(tmp_path, autoencoder.begin())
+    assert mean.shape == std.shape == (16,)
