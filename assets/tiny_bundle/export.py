@@ -1,27 +1,28 @@
 """Writes trained networks in the bundle's layout."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors.torch import save_file
 from transformers import Wav2Vec2Config
 
 from assets.tiny_bundle import autoencoder, denoiser, hearing, make
 from assets.tiny_bundle.trainer import Crew
-from stages.model.dit import InfiniteTalkTransformer
 
 
 def write_bundle(folder: Path, out: Path) -> None:
-    """The bundle, from what training left in `folder`: its text and picture encoders are `make`'s, random."""
+    """The bundle, from what training left in `folder`, whole or not at all: its text and picture encoders are `make`'s, random."""
     crew = Crew(0, 1, torch.device("cpu"))
-    make.main(out)
+    partial = out.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    make.main(partial)
     mean, std = torch.load(folder / "scale.pt", weights_only=True)
-    write_codec(autoencoder.learn(folder, crew), mean, std, out / "vae")
-    write_transformer(denoiser.learn(folder, crew), out)
-    config = Wav2Vec2Config(**make.SPEECH).to_dict()
-    make.write(out / "wav2vec2", "model", hearing.learn(folder, crew).encoder, config)
-    make.write_json(out / "wav2vec2" / "preprocessor_config.json", dict(do_normalize=False, feature_size=1, padding_value=0.0, sampling_rate=16000))
+    write_codec(autoencoder.learn(folder, crew), mean, std, partial / "vae")
+    make.write_transformer(denoiser.learn(folder, crew), denoiser.SIZES, partial)
+    write_speech(hearing.learn(folder, crew), partial / "wav2vec2")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
 
 
 def write_codec(network: AutoencoderKLWan, mean: torch.Tensor, std: torch.Tensor, out: Path) -> None:
@@ -29,11 +30,6 @@ def write_codec(network: AutoencoderKLWan, mean: torch.Tensor, std: torch.Tensor
     make.write(out, "diffusion_pytorch_model", network, dict(_class_name="AutoencoderKLWan", **autoencoder.CODEC, **scale))
 
 
-def write_transformer(network: InfiniteTalkTransformer, out: Path) -> None:
-    """The base into transformer/, what InfiniteTalk adds into infinitetalk.safetensors."""
-    weights = make.halved(network)
-    audio = {name: weight for name, weight in weights.items() if any(part in name for part in make.AUDIO_NAMES)}
-    base = {name: weight for name, weight in weights.items() if name not in audio}
-    make.write_json(out / "transformer" / "config.json", dict(_class_name="WanTransformer3DModel", **denoiser.SIZES))
-    save_file(base, out / "transformer" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    save_file(audio, out / "infinitetalk.safetensors", metadata={"format": "pt"})
+def write_speech(listener: hearing.Listener, out: Path) -> None:
+    make.write(out, "model", listener.encoder, Wav2Vec2Config(**make.SPEECH).to_dict())
+    make.write_json(out / "preprocessor_config.json", dict(do_normalize=False, feature_size=1, padding_value=0.0, sampling_rate=16000))

@@ -61,7 +61,7 @@ def main(out: Path) -> None:
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # the order of additions, and so the last bits of what is measured, must not depend on the machine
 
-    write_transformer(out)
+    write_transformer(transformer(), TRANSFORMER, out)
     write_codec(out / "vae")
     write(out / "text_encoder", "model", UMT5EncoderModel(UMT5Config(**TEXT)), UMT5Config(**TEXT).to_dict())
     write(out / "image_encoder", "model", CLIPVisionModel(CLIPVisionConfig(**IMAGE)), CLIPVisionConfig(**IMAGE).to_dict())
@@ -70,16 +70,21 @@ def main(out: Path) -> None:
     byte_tokenizer().save_pretrained(out / "tokenizer")
 
 
-def write_transformer(out: Path) -> None:
-    """The base into transformer/, what InfiniteTalk adds into infinitetalk.safetensors."""
+def transformer() -> InfiniteTalkTransformer:
+    """A denoiser whose flow is as large as a trained one's."""
     network = InfiniteTalkTransformer(**TRANSFORMER, **AUDIO).eval()
     with torch.no_grad():
         network.proj_out.weight /= flow_size(network)
+    return network
+
+
+def write_transformer(network: InfiniteTalkTransformer, sizes: dict[str, float], out: Path) -> None:
+    """The base into transformer/, with `sizes` for its configuration; what InfiniteTalk adds into infinitetalk.safetensors."""
     weights = halved(network)
     audio = {name: weight for name, weight in weights.items() if any(part in name for part in AUDIO_NAMES)}
     base = {name: weight for name, weight in weights.items() if name not in audio}
     folder = out / "transformer"
-    write_json(folder / "config.json", dict(_class_name="WanTransformer3DModel", **TRANSFORMER))
+    write_json(folder / "config.json", dict(_class_name="WanTransformer3DModel", **sizes))
     save_file(base, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     save_file(audio, out / "infinitetalk.safetensors", metadata={"format": "pt"})
 

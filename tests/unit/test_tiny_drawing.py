@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from assets.tiny_bundle import autoencoder, clips, faces, latents, voices
+from assets.tiny_bundle import autoencoder, clips, export, faces, latents, voices
 from assets.tiny_bundle.faces import Act
 from assets.tiny_bundle.meter import MouthMeter
 from assets.tiny_bundle.trainer import Crew, Plan, train
@@ -152,3 +152,11 @@ def test_a_scale_cut_off_while_it_was_written_is_measured_again(tmp_path, monkey
         latents.latent_scale(tmp_path, autoencoder.begin())
     mean, std = latents.latent_scale(tmp_path, autoencoder.begin())
     assert mean.shape == std.shape == (16,)
+
+
+def test_a_bundle_cut_off_before_its_weights_were_trained_ones_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(export.make, "main", lambda out: out.mkdir())
+    monkeypatch.setattr(torch, "load", lambda path, **_: half_written(path))
+    with pytest.raises(KeyboardInterrupt):
+        export.write_bundle(tmp_path, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
