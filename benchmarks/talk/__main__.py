@@ -72,7 +72,7 @@ def portraits(studio: Studio, number: int, seconds: float, recorded: Sequence[Pa
     results: dict[str, Any] = dict(
         faces=number,
         **spread("r", [talk.r for talk in films]),
-        lag_0=mean([talk.lag == 0 for talk in films]),
+        on_time=mean([talk.on_time for talk in films]),
         wrong=mean([talk.wrong for talk in films]),
         chance=measures.chance(said),
         **spread("amplitude", [talk.amplitude for talk in films]),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from einops import rearrange
 
 from assets.tiny_bundle import faces, voices
 from assets.tiny_bundle.faces import FPS, Frames, Portrait
@@ -15,9 +17,12 @@ from stages.inspect.drift import colour_drift, sharpness_ratio
 from stages.inspect.seams import mean_seam
 from stages.inspect.sync import correlation, pearson
 from stages.inspect.trace import Trace, read_trace
+from stages.model.weights.bundle import open_bundle
+from stages.model.weights.locate import locate
 from stages.records import Box
 
 LAGS = range(-2, 3)
+FOLLOWS = 0.5  # r from which on a mouth follows the speech, and its lag tells something
 SHUT = 0.05  # openness of the drawn mouth below which nothing is said
 
 
@@ -30,6 +35,11 @@ class Talk:
     wrong: float  # the same r against another film's speech
     amplitude: float  # deviation of the openness, relative to that of the drawn mouth
     seam: float
+
+    @property
+    def on_time(self) -> bool:
+        """Whether the mouth follows the speech to the frame; one that never moves has lag 0, and is not on time."""
+        return self.lag == 0 and self.r > FOLLOWS
 
 
 @dataclass(frozen=True)
@@ -128,12 +138,6 @@ def minute(studio: Studio, number: int, seconds: float) -> Minute:
 
 def autoencoder(studio: Studio, number: int, said: Utterance) -> tuple[float, float]:
     """Of a drawn film that only passes through the autoencoder, window by window: its likeness in dB, and r of its mouth."""
-    import torch
-    from einops import rearrange
-
-    from stages.model.weights.bundle import open_bundle
-    from stages.model.weights.locate import locate
-
     model = studio.model
     codec = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech)).codec(torch.float32, "cpu")
     portrait, frames = cast.drawn(number, said)
