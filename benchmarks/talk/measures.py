@@ -56,8 +56,9 @@ class Dubbing:
     """What was measured of dubbed footage."""
 
     r: float  # of openness against the new speech
-    old: float  # against what the footage said, at no lag
+    old: float  # the same against what the footage said
     followed: float  # Pearson's r of the head's place in film and footage, x and y together
+    off: float  # pixels between the two places, root mean square, their means laid on each other
     seam: float
 
 
@@ -101,10 +102,11 @@ def dubbing(studio: Studio, footage: cast.Footage, said: Utterance, seed: int) -
     film = studio.film(footage.frames, [said.sound], seed)[: len(footage.frames)]
     meter = MouthMeter.of(footage.portrait)
     truth, opening, places = said.openness[: len(film)], meter(film), meter.positions(film)
-    followed = pearson(*((each - each.mean(axis=0)).ravel() for each in (places, footage.heads[: len(film)])))
+    at, wanted = (each - each.mean(axis=0) for each in (places, footage.heads[: len(film)]))
+    off = float(np.sqrt(np.square(at - wanted).sum(axis=1).mean()))
     seam = mean_seam(trace(film, footage.portrait), studio.borders(len(film)))
-    found = correlation(opening, truth, LAGS).r
-    return Dubbing(found, pearson(opening, footage.openness[: len(film)]), followed, seam), Shown(film, truth, opening)
+    new, old = (correlation(opening, said, LAGS).r for said in (truth, footage.openness[: len(film)]))
+    return Dubbing(new, old, pearson(at.ravel(), wanted.ravel()), off, seam), Shown(film, truth, opening)
 
 
 def pair(studio: Studio, number: int, said: Sequence[Utterance]) -> tuple[Pair, Shown]:
