@@ -97,11 +97,11 @@ def footage(studio: Studio, number: int, seconds: float, shown: list[Shown]) -> 
     for index in range(number):
         how = list(films)[index % 2]
         film, row = measures.dubbing(studio, cast.filmed(index // 2, said[index + 1], how == "panned"), said[index], index)
-        told = f"r {film.r:.3f}, old {film.old:.3f}, followed {film.followed:.3f}, off {film.off:.1f} px, seam {film.seam:.2f}"
+        told = f"r {film.r:.3f}, old {film.old:.3f} of {film.alike:.3f}, followed {film.followed:.3f}, off {film.off:.1f} px, seam {film.seam:.2f}"
         print(f"{how} {index}: {told}", flush=True)
         films[how].append(film)
         shown += [row] if index < 2 else []
-    names = ("r", "old", "followed", "off", "seam")
+    names = ("r", "old", "alike", "followed", "off", "seam")
     return {how: {name: mean([getattr(film, name) for film in those]) for name in names} for how, those in films.items() if those}
 
 

@@ -57,6 +57,7 @@ class Dubbing:
 
     r: float  # of openness against the new speech
     old: float  # the same against what the footage said
+    alike: float  # of what was said in the two speeches themselves: so much of `old` is no fault of the film
     followed: float  # Pearson's r of the head's place in film and footage, x and y together
     off: float  # pixels between the two places, root mean square, their means laid on each other
     seam: float
@@ -105,8 +106,9 @@ def dubbing(studio: Studio, footage: cast.Footage, said: Utterance, seed: int) -
     at, wanted = (each - each.mean(axis=0) for each in (places, footage.heads[: len(film)]))
     off = float(np.sqrt(np.square(at - wanted).sum(axis=1).mean()))
     seam = mean_seam(trace(film, footage.portrait), studio.borders(len(film)))
-    new, old = (correlation(opening, said, LAGS).r for said in (truth, footage.openness[: len(film)]))
-    return Dubbing(new, old, pearson(at.ravel(), wanted.ravel()), off, seam), Shown(film, truth, opening)
+    before = footage.openness[: len(film)]
+    new, old, alike = (correlation(*both, LAGS).r for both in ((opening, truth), (opening, before), (truth, before)))
+    return Dubbing(new, old, alike, pearson(at.ravel(), wanted.ravel()), off, seam), Shown(film, truth, opening)
 
 
 def pair(studio: Studio, number: int, said: Sequence[Utterance]) -> tuple[Pair, Shown]:
