@@ -24,12 +24,13 @@ class Surgery:
         if job not in self.jobs:
             return
         known = {segment.index: segment for segment in segments}
+        way_out = f"dub rerun --ids={job} leaves it as it is"
         if unknown := sorted((self.segments or set()) - known.keys()):
-            raise BadInput(f"there is no segment {', '.join(map(str, unknown))} to make anew; the film has 0 to {len(segments) - 1}")
+            raise BadInput(f"there is no segment {', '.join(map(str, unknown))} to make anew; the film has 0 to {len(segments) - 1}; {way_out}")
         for index in sorted(known.keys() if self.segments is None else self.segments):
             windows = len(known[index].windows)
             if self.first_window >= windows:
-                raise BadInput(f"segment {index} has no window {self.first_window} to make anew; it has 0 to {windows - 1}")
+                raise BadInput(f"segment {index} has no window {self.first_window} to make anew; it has 0 to {windows - 1}; {way_out}")
 
     def concerns(self, job: str, segment: Segment) -> bool:
         return job in self.jobs and (self.segments is None or segment.index in self.segments)

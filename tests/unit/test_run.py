@@ -282,6 +282,7 @@ def test_what_is_not_there_cannot_be_made_anew(studio: Studio, surgery: Surgery,
     (letter,) = studio.dub(studio.job("a"), surgery=surgery).failed
     assert (letter.kind, letter.stage) == ("input", "segment")
     assert said in letter.reason
+    assert "dub rerun --ids=a leaves it as it is" in letter.reason
     assert studio.dub(studio.job("a")).worked == 0
 
 
