@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVERS := tests/cluster/servers.py
-SOAK := $(patsubst %,tests/cluster/test_%.py,chaos commit_conformance storage_faults storage_s3)
+SOAK := $(patsubst %,tests/cluster/test_%.py,chaos commit_conformance failures_ray storage_faults storage_s3)
 DEMO := outputs/demo
 
 .PHONY: help setup demo test test-unit test-cluster test-soak test-gpu style check verify wheel clean
