@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.compose import checked, compose
+from pipeline.config import quoted
 from pipeline.events import latest_run, read_run
 from pipeline.standing import done_jobs
 from pipeline.storage import Storage
@@ -30,6 +31,12 @@ def find_run(run: str | None, overrides: Sequence[str]) -> tuple[Storage, str]:
     if found is None:
         raise ConfigError(f"no run under {storage.root} yet; say where with storage.root=URI, or start one with dub run")
     return storage, found
+
+
+def overrides_of(record: dict[str, Any], added: Sequence[str]) -> list[str]:
+    """What composes a run of the past again, from another folder too, with what is `added` on top."""
+    kept = [word for word in record["overrides"] if word not in added]  # what begins with + may be said once only
+    return [*kept, f"catalogue={quoted(record['catalogue'])}", *added]
 
 
 def find_story(run: str | None, overrides: Sequence[str]) -> tuple[Storage, Story]:

@@ -22,9 +22,9 @@ from typing import Any
 
 from launch.compose import checked, compose
 from launch.dispatch import ALL_DONE, SOME_FAILED, STOPPED, chosen
-from launch.past import find_run
+from launch.past import find_run, overrides_of
 from pipeline.catalogue import read_catalogue
-from pipeline.config import RunConfig, quoted
+from pipeline.config import RunConfig
 from pipeline.crew import Crew, StageFailed, Works
 from pipeline.events import read_dead, read_run
 from pipeline.files import CallFiles
@@ -55,8 +55,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--windows {asked.windows}: wanted K: such as 3:")
     shared, run = find_run(asked.run, asked.overrides)
     record = read_run(shared, run)
-    kept = [word for word in record["overrides"] if word not in asked.overrides]
-    config = alone(checked(compose([*kept, f"catalogue={quoted(record['catalogue'])}", *asked.overrides])))
+    config = alone(checked(compose(overrides_of(record, asked.overrides))))
     shared = Storage(config.storage)
     rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows), frozenset([name]))
     if not rows.jobs:

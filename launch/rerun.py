@@ -8,8 +8,7 @@ from uuid import uuid4
 
 from launch.compose import checked, compose
 from launch.dispatch import dispatch
-from launch.past import find_story
-from pipeline.config import quoted
+from launch.past import find_story, overrides_of
 from pipeline.surgery import Surgery
 from stages.errors import ConfigError
 
@@ -42,8 +41,7 @@ def main(argv: list[str]) -> int:
 
     surgery = surgery_of(asked.ids, asked.segments, asked.windows, asked.reason)
     _, story = find_story(asked.run, asked.overrides)
-    kept = [word for word in story.record["overrides"] if word not in asked.overrides]  # what begins with + may be said once only
-    overrides = [*kept, f"catalogue={quoted(story.record['catalogue'])}", *asked.overrides]
+    overrides = overrides_of(story.record, asked.overrides)
     if asked.ids is not None:
         ids = frozenset(asked.ids.split(","))
     elif asked.only == "failed":
