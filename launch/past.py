@@ -34,7 +34,7 @@ def find_run(run: str | None, overrides: Sequence[str]) -> tuple[Storage, str]:
 
 
 def overrides_of(record: dict[str, Any], added: Sequence[str]) -> list[str]:
-    """What composes a run of the past again, from another folder too, with what is `added` on top."""
+    """What composes a run of the past again, with what is `added` on top; its catalogue is found from any folder."""
     kept = [word for word in record["overrides"] if word not in added]  # what begins with + may be said once only
     return [*kept, f"catalogue={quoted(record['catalogue'])}", *added]
 
