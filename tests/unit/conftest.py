@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from pipeline.storage import Storage
 from stages.errors import BadInput
 from stages.records import Artifact
+from tests.unit.scripted import Rehearsal
 
 T = TypeVar("T")
 
@@ -174,3 +176,8 @@ def numbers() -> Callable[[Path], list[int]]:
         return [round((float(frame.mean()) - 20) / 3) for frame in read_all(path)]
 
     return read
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
+    return Rehearsal(tmp_path, storage, monkeypatch)

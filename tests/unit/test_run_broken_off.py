@@ -1,0 +1,183 @@
+"""What a run that was broken off, stopped or operated on takes up again, and what it makes anew."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline import run
+from pipeline.events import read_run
+from pipeline.pools.pool import Order
+from pipeline.surgery import Surgery
+from stages.errors import BadInput
+from tests.unit.scripted import Called, Rehearsal
+
+
+def test_a_segment_that_broke_off_is_taken_up_behind_its_last_window(rehearsal: Rehearsal):
+    rehearsal.trouble = lambda called: BadInput("the assembler's") if called[0] == "assemble" else None
+    rehearsal.dub(rehearsal.job("a"))
+    assert sorted(rehearsal.windows()) == [(0, 0), (1, 0), (1, 1)]
+    (commit,) = Path(rehearsal.storage.root).glob("cas/generate/*/*/_window.00001.json")
+    commit.unlink()
+    for clip in Path(rehearsal.storage.root).glob("cas/generate/*/*/_commit.json"):
+        clip.unlink()
+    rehearsal.trouble = lambda called: None
+    assert rehearsal.dub(rehearsal.job("a")).done.keys() == {"a"}
+    assert rehearsal.windows() == [(1, 1)]
+
+
+@pytest.mark.parametrize("changed", ["setting", "weights", "seed", "input"])
+def test_windows_of_another_film_are_not_taken_up(rehearsal: Rehearsal, changed: str):
+    """Though their segment was never finished."""
+    job = rehearsal.job("a")
+    rehearsal.dub(job)
+    for clip in Path(rehearsal.storage.root).glob("cas/generate/*/*/_commit.json"):
+        clip.unlink()
+    if changed == "setting":
+        rehearsal.steps["generate"] = 8
+    elif changed == "weights":
+        rehearsal.weights.write_text("other training")
+    elif changed == "seed":
+        job = replace(job, seed=8)
+    else:
+        Path(job.material.picture).write_text("another face")
+    assert rehearsal.dub(job).done.keys() == {"a"}
+    assert len(rehearsal.windows()) == 3
+
+
+@pytest.mark.parametrize(
+    ("segments", "first_window", "windows"), [({1}, 1, [(1, 1)]), ({1}, 0, [(1, 0), (1, 1)]), (None, 0, [(1, 0), (1, 1), (0, 0)]), ({0}, 0, [(0, 0)])]
+)
+def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_else(rehearsal: Rehearsal, segments, first_window, windows):
+    before = rehearsal.dub(rehearsal.job("a"))
+    film = Path(before.done["a"]).read_bytes()
+    surgery = Surgery(frozenset("a"), None if segments is None else frozenset(segments), first_window, "she blinks")
+    after = rehearsal.dub(rehearsal.job("a"), surgery=surgery)
+    assert sorted(rehearsal.windows()) == sorted(windows)
+    assert rehearsal.called() == Counter(generate=len({segment for segment, _ in windows}))  # the same bits: the film is there already
+    assert Path(after.done["a"]).read_bytes() == film
+    assert read_run(rehearsal.storage, after.run)["surgery"] == {
+        "jobs": ["a"],
+        "segments": None if segments is None else sorted(segments),
+        "first_window": first_window,
+        "reason": "she blinks",
+        "name": "",
+    }
+    withdrawn = [path.read_text() for path in Path(rehearsal.storage.root).glob("cas/generate/*/*/_*.1.json")]
+    assert len(withdrawn) == len(windows) + len({segment for segment, _ in windows})
+    assert all("she blinks" in entry for entry in withdrawn)
+    assert rehearsal.dub(rehearsal.job("a")).worked == 0
+
+
+def test_jobs_that_a_surgery_is_not_of_stay_as_they_are(rehearsal: Rehearsal):
+    rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"))
+    rehearsal.windows()
+    assert rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"), surgery=Surgery(frozenset("b"), frozenset({1}), 1, "she blinks")).done.keys() == {
+        "a",
+        "b",
+    }
+    assert rehearsal.windows() == [(1, 1)]
+
+
+def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(rehearsal: Rehearsal):
+    rehearsal.dub(rehearsal.job("a"))
+    surgery = Surgery(frozenset("a"), frozenset({1}), 0, "she blinks", "of today")
+    rehearsal.trouble = lambda called: os.kill(os.getpid(), signal.SIGTERM) if called[0] == "generate" else None
+    assert rehearsal.dub(rehearsal.job("a"), surgery=surgery).stopped
+    assert rehearsal.windows() == [(1, 0)]
+    rehearsal.trouble = lambda called: None
+    assert rehearsal.dub(rehearsal.job("a"), surgery=surgery).done.keys() == {"a"}
+    assert rehearsal.windows() == [(1, 1)]
+    rehearsal.dub(rehearsal.job("a"), surgery=replace(surgery, name="of tomorrow"))
+    assert rehearsal.windows() == [(1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("surgery", "said"),
+    [
+        (Surgery(frozenset("a"), frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
+        (Surgery(frozenset("a"), frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
+        (Surgery(frozenset("a"), None, 1, "why not"), "segment 0 has no window 1"),
+    ],
+)
+def test_what_is_not_there_cannot_be_made_anew(rehearsal: Rehearsal, surgery: Surgery, said: str):
+    rehearsal.dub(rehearsal.job("a"))
+    (letter,) = rehearsal.dub(rehearsal.job("a"), surgery=surgery).failed
+    assert (letter.kind, letter.stage) == ("input", "segment")
+    assert said in letter.reason
+    assert "dub rerun --ids=a leaves it as it is" in letter.reason
+    assert rehearsal.dub(rehearsal.job("a")).worked == 0
+
+
+def test_told_to_stop_a_run_ends_behind_the_window_it_is_at(rehearsal: Rehearsal):
+    def stop_in_the_long_segment(called: Called) -> None:
+        if called[0] == "generate":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    rehearsal.trouble = stop_in_the_long_segment
+    outcome = rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"))
+    assert (outcome.stopped, outcome.done, outcome.failed) == (True, {}, ())
+    assert len(rehearsal.windows()) == 1
+    rehearsal.trouble = lambda called: None
+    assert rehearsal.dub(rehearsal.job("a"), rehearsal.job("b")).done.keys() == {"a", "b"}
+    assert len(rehearsal.windows()) == 5
+    assert rehearsal.called()["generate"] == 4  # the one that was stopped among them
+
+
+def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+    waited: list[str] = []
+
+    class Endless:
+        """A pool whose work never comes to a commit."""
+
+        async def run(self, order: Order, on_part: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            waited.append(order.stage)  # once was not enough
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+        def drain(self) -> None:
+            waited.append("no more orders")
+
+        async def close(self) -> None:
+            waited.append("closed")
+
+    monkeypatch.setattr(run, "open_pools", lambda *_: {"ingest": Endless()})
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        outcome = rehearsal.dub(rehearsal.job("a"))
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    assert waited == ["no more orders", "ingest", "closed"]
+    assert (outcome.stopped, outcome.why, outcome.done, outcome.failed) == (True, "SIGTERM", {}, ())
+
+
+def test_told_three_times_it_does_not_wait_for_the_storage_either():
+    code = (
+        "import asyncio, time\n"
+        "from pipeline.run import Stop\n"
+        "async def main():\n"
+        "    stop = Stop()\n"
+        "    stop.heed_signals()\n"
+        "    hung = asyncio.create_task(asyncio.to_thread(time.sleep, 60))\n"
+        "    print('soft', flush=True)\n"
+        "    await stop.soft.wait()\n"
+        "    print('hard', flush=True)\n"
+        "    await stop.hard.wait()\n"
+        "    print('over', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for word in ("soft", "hard", "over"):
+            assert process.stdout.readline().strip() == word
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM

@@ -1,0 +1,150 @@
+"""What a failure costs, in a whole run with scripted stages."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.catalogue import Catalogue
+from pipeline.config import RunConfig
+from pipeline.events import read_dead, read_events, read_summary
+from pipeline.run import run_jobs
+from stages.errors import BadInput, ConfigError, Transient
+from tests.unit.scripted import SEGMENTS, Called, Rehearsal
+
+
+def test_a_failing_segment_costs_its_film_and_nothing_else(rehearsal: Rehearsal):
+    rehearsal.trouble = lambda called: BadInput("nobody is to be seen") if called == ("generate", None, 0) else None
+    failed = rehearsal.dub(rehearsal.job("a"))
+    assert (failed.done, failed.stopped) == ({}, False)
+    (letter,) = failed.failed
+    assert (letter.job, letter.stage, letter.segment, letter.kind, letter.reason) == ("a", "generate", 0, "input", "nobody is to be seen")
+    assert "nobody is to be seen" in letter.trace
+    assert f"--run {failed.run} --ids a" in letter.repro
+    assert ("generate", None, 1) in rehearsal.calls  # the other segment is finished, for the rerun
+    assert read_dead(rehearsal.storage, failed.run) == [letter]
+    summary = read_summary(rehearsal.storage, failed.run)
+    assert summary is not None
+    assert (summary["failed"], summary["stopped"]) == (["a"], False)
+
+    rehearsal.trouble = lambda called: None
+    mended = rehearsal.dub(rehearsal.job("a"))
+    assert list(mended.done) == ["a"]
+    assert [call for call in rehearsal.calls if call[0] == "generate"] == [("generate", None, 0)]
+    assert rehearsal.called() == Counter(generate=1, assemble=1, publish=1)
+
+
+@pytest.mark.parametrize("error", [BadInput("bad"), ConfigError("bad"), RuntimeError("a bug")])
+def test_one_job_fails_and_the_others_go_on(rehearsal: Rehearsal, error: Exception):
+    rehearsal.trouble = lambda called: error if called == ("publish", "b", None) else None
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
+    assert sorted(outcome.done) == ["a", "c"]
+    assert [letter.job for letter in outcome.failed] == ["b"]
+    ended = {event["job"]: event["what"] for event in read_events(rehearsal.storage, outcome.run) if event["what"].startswith("job_")}
+    assert ended == {"a": "job_done", "b": "job_failed", "c": "job_done"}
+
+
+def test_the_same_bug_in_every_job_stops_the_run(rehearsal: Rehearsal):
+    rehearsal.trouble = lambda called: KeyError("a bug") if called[0] == "listen" else None
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdef"))
+    assert outcome.stopped
+    assert "listen failed for 3 orders with the same error" in outcome.why
+    assert [(letter.job, letter.kind) for letter in outcome.failed] == [("a", "code"), ("b", "code"), ("c", "code")]
+
+
+def test_an_odd_job_at_the_head_of_the_catalogue_does_not_stop_those_behind_it(rehearsal: Rehearsal):
+    """It has as many segments as an error needs orders to be taken for everybody's, and nothing has worked before it."""
+    rehearsal.config = rehearsal.config.model_copy(update={"pools": rehearsal.config.pools.model_copy(update={"same_error_limit": len(SEGMENTS)})})
+    odd = len(SEGMENTS)
+
+    def trouble(called: Called) -> Exception | None:
+        return KeyError("odd") if called[0] == "generate" and sum(call[0] == "generate" for call in rehearsal.calls) <= odd else None
+
+    rehearsal.trouble = trouble
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
+    assert ([letter.job for letter in outcome.failed], sorted(outcome.done), outcome.stopped) == (["a"], ["b", "c"], False)
+
+
+def test_a_file_that_is_not_there_costs_one_film(rehearsal: Rehearsal):
+    gone = rehearsal.job("gone")
+    Path(gone.material.picture).unlink()
+    outcome = rehearsal.dub(gone, rehearsal.job("a"))
+    assert list(outcome.done) == ["a"]
+    (letter,) = outcome.failed
+    assert (letter.job, letter.stage, letter.kind) == ("gone", "ingest", "input")
+    assert "gone.png" in letter.reason
+
+
+def patient(config: RunConfig, tries: int) -> RunConfig:
+    """With so many tries for a storage that fails."""
+    retry = config.pools.retry.model_copy(update={"storage": tries, "backoff_seconds": 0.001})
+    return config.model_copy(update={"pools": config.pools.model_copy(update={"retry": retry})})
+
+
+@pytest.mark.parametrize("down", [1, 2, 3])
+@pytest.mark.parametrize("call", ["read", "stat_input"])
+def test_a_storage_that_fails_under_the_driver_has_the_budget_of_one_that_fails_under_a_stage(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch, call: str, down: int
+):
+    rehearsal.config = patient(rehearsal.config, 3)
+    real, failures = getattr(rehearsal.storage, call), []
+
+    def failing(name: str) -> Any:
+        if len(failures) < down and (call == "stat_input" or name.startswith("cas/listen")):
+            failures.append(name)
+            raise Transient("the bucket is on holiday")
+        return real(name)
+
+    monkeypatch.setattr(rehearsal.storage, call, failing)
+    job = rehearsal.job("a")
+    job = replace(job, material=replace(job.material, speakers=()))  # one source, so that its tries can be counted
+    outcome = rehearsal.dub(job)
+    assert [(letter.kind, letter.attempts) for letter in outcome.failed] == ([("storage", 3)] if down == 3 else [])
+    assert ("on holiday" in outcome.failed[0].reason) if outcome.failed else outcome.done
+
+
+def test_a_source_that_the_settings_do_not_open_costs_one_film(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+    """Such as one in a bucket of another region."""
+    stat = rehearsal.storage.stat_input
+
+    def region(uri: str) -> Any:
+        if Path(uri).stem in "bdfhijkl":
+            raise ConfigError(f"{uri}: wrong region or endpoint")
+        return stat(uri)
+
+    monkeypatch.setattr(rehearsal.storage, "stat_input", region)
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdefg"))
+    assert (sorted(outcome.done), outcome.stopped) == (["a", "c", "e", "g"], False)
+    assert [(letter.job, letter.stage, letter.kind) for letter in outcome.failed] == [(job, "ingest", "config") for job in "bdf"]
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "hijkl"))
+    assert (len(outcome.failed), outcome.stopped) == (3, True)
+    assert "ingest failed for 3 orders with the same error" in outcome.why
+
+
+def test_a_dead_letter_that_the_storage_refuses_is_written_later(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+    rehearsal.trouble = lambda called: BadInput("bad") if called == ("publish", "a", None) else None
+    put, refused = rehearsal.storage.put, []
+
+    def failing(name: str, source: bytes | Path) -> str:
+        if "/dead/" in name and not refused:
+            refused.append(name)
+            raise Transient("the bucket is on holiday")
+        return put(name, source)
+
+    monkeypatch.setattr(rehearsal.storage, "put", failing)
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
+    assert sorted(outcome.done) == ["b", "c"]
+    assert read_dead(rehearsal.storage, outcome.run) == list(outcome.failed)
+    assert [letter.job for letter in outcome.failed] == ["a"]
+
+
+def test_a_cluster_that_cannot_be_had_is_the_runs_failure(rehearsal: Rehearsal):
+    def unreachable() -> None:
+        raise ConfigError("no Ray cluster could be had")
+
+    with pytest.raises(ConfigError, match="no Ray cluster"):
+        asyncio.run(run_jobs(rehearsal.config, Catalogue((rehearsal.job("a"),), ()), rehearsal.storage, unreachable, overrides=[], parent=None))
+    assert rehearsal.calls == []
