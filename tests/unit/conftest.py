@@ -14,6 +14,7 @@ import pytest
 from pipeline.storage import Storage
 from stages.errors import BadInput
 from stages.records import Artifact
+from tests.unit.ingesting import gradient
 from tests.unit.scripted import Rehearsal
 
 T = TypeVar("T")
@@ -164,6 +165,15 @@ def studio(tmp_path: Path) -> Studio:
     folder = tmp_path / "studio"
     folder.mkdir()
     return Studio(folder)
+
+
+@pytest.fixture
+def portrait(studio: Studio) -> Path:
+    from PIL import Image
+
+    path = studio.folder / "portrait.png"
+    Image.fromarray(gradient()).save(path)
+    return path
 
 
 @pytest.fixture

@@ -17,19 +17,16 @@ from zipfile import ZipFile
 import av
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from pipeline.ceiling import ceiling
 from stages.errors import BadInput
 from stages.ingest.opening import open_media
-from stages.ingest.settings import IngestSettings
-from stages.ingest.stage import IngestStage
 from stages.media.footage import read_all
 from stages.media.sound import sample_blocks, sound_format
-from stages.records import Material, Source, Speaker, Turns
+from stages.records import Source
+from tests.unit.ingesting import ingest
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "ingest" / "default.yaml"
 MEMORY = 1 << 30
 """More than any of these files may take."""
 
@@ -48,17 +45,11 @@ ADVICE = (
 """What to do: each refusal has one of these words."""
 
 
-def ingest(files: Any, picture: Path, speech: Path, **changes: Any) -> Source:
-    values = yaml.safe_load(CONF.read_text())
-    stage = IngestStage(IngestSettings(**{**values, "fps": 25, **changes}))
-    with ceiling(MEMORY):
-        return stage(Material(str(picture), (Speaker(str(speech), None),), Turns.TOGETHER), files=files)
-
-
 def judged(files: Any, path: Path, what: str, good: tuple[Path, Path], **changes: Any) -> Source | str:
     """The source, looked through, or the reason of the refusal. `good` are a picture and a speech that are whole."""
     try:
-        source = ingest(files, *((path, good[1]) if what == "picture" else (good[0], path)), **changes)
+        with ceiling(MEMORY):
+            source = ingest(files, *((path, good[1]) if what == "picture" else (good[0], path)), **changes)
     except BadInput as refused:
         said = str(refused)
         assert said.startswith(f"{what if what == 'picture' else 'speech 1'} {path}: ")

@@ -10,32 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image, PngImagePlugin
 
-from stages.contract import Seat
 from stages.errors import BadInput
 from stages.ingest.opening import HEIF, open_media
-from stages.ingest.settings import IngestSettings
-from stages.ingest.stage import IngestStage
-from stages.records import Box, Material, Source, Speaker, Turns
+from stages.records import Box
+from tests.unit.ingesting import ingest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def ingest(files, picture: Path, *speech: Path, boxes: tuple[Box | None, ...] = (None, None), **changes) -> Source:
-    values = yaml.safe_load((ROOT / "conf" / "ingest" / "default.yaml").read_text())
-    made = IngestStage(IngestSettings(**{**values, "fps": 25, **changes}))
-    made.open(Seat())
-    speakers = tuple(Speaker(str(path), box) for path, box in zip(speech, boxes, strict=False))
-    return made(Material(str(picture), speakers, Turns.TOGETHER), files=files)
-
-
-@pytest.fixture
-def portrait(studio) -> Path:
-    path = studio.folder / "portrait.png"
-    Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(path)
-    return path
 
 
 NOT_MEDIA = {
