@@ -47,6 +47,9 @@ class Event:
     seconds: float | None
     detail: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", legible(self.detail))
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -60,6 +63,10 @@ class DeadLetter:
     attempts: int
     trace: str  # the end of the traceback
     repro: str  # a command
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "trace"):
+            object.__setattr__(self, name, legible(getattr(self, name)))
 
 
 class RunLog:
@@ -104,7 +111,7 @@ class RunLog:
         """Writes it at once; where the storage fails it waits with the events."""
         try:
             self._send(letter)
-        except Transient as error:
+        except (Transient, ConfigError) as error:
             log.warning("run %s: the dead letter of %s waits for the storage: %s", self.run, letter.job, error)
             with self._changed:
                 self._letters.append(letter)
@@ -210,8 +217,14 @@ def _read_all(storage: Storage, folder: str) -> list[bytes]:
         return [data for data in found if data is not None]
 
 
+def legible(text: str) -> str:
+    """Text that can be written and shown anywhere: bytes of a file name or a server's answer that are no UTF-8 are told by their escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _json(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, indent=1, ensure_ascii=False).encode()
+    """Bytes of a command line that are no UTF-8 come back as they were: their escapes are JSON's, too."""
+    return json.dumps(record, indent=1, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def _file_name(job: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.catalogue import Catalogue
 from pipeline.config import RunConfig, quoted
 from pipeline.crew import Crew, StageFailed, Stopped, Works
-from pipeline.events import DeadLetter, Event, RunLog
+from pipeline.events import DeadLetter, Event, RunLog, legible
 from pipeline.flow import dub_job
 from pipeline.ledger import Ledger
 from pipeline.places import locate
@@ -60,7 +60,7 @@ class Stop:
     def ask(self, reason: str) -> None:
         """The first time softly, the second time at once."""
         (self.hard if self.soft.is_set() else self.soft).set()
-        self.reason = self.reason or reason
+        self.reason = self.reason or legible(reason)
 
     def ask_softly(self, reason: str) -> None:
         """Softly, and no harder where somebody has asked before."""
@@ -131,7 +131,7 @@ async def run_jobs(
                 raise_cluster()
                 stop.heed_signals()  # once more: Ray sets a handler of its own, which ends the process
                 stages = {name: verb.stage for name, verb in verbs.items()}
-                opened.update(open_pools(stages, config.generate.parallel.degree, config.pools, config.storage, stop.ask_softly))
+                opened.update(open_pools(stages, config.generate.parallel.degree, config.pools, config.storage, stop.ask_softly, digests))
             return opened
 
         def provenance(seconds: dict[str, float]) -> Provenance:

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from pipeline.keys import weights_digest
 from pipeline.places import locate
 from pipeline.storage import Storage
+from stages.errors import ConfigError
 from stages.model.weights.locate import BUNDLED
 from stages.model.weights.locate import locate as locate_local
 from stages.settings import Place, Settings
@@ -30,6 +32,15 @@ def digest_of(storage: Storage, settings: Settings) -> str:
         return ""
     digests = [weights_digest(storage, str(locate_local(place)) if _is_local(place) else place) for place in places]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def check_weights(storage: Storage, settings: Settings, digest: str) -> None:
+    """Raises ConfigError where the files that the settings name are not those of `digest`: what they made would bear another model's name."""
+    if digest_of(storage, settings) != digest:
+        raise ConfigError(
+            f"on {platform.node()} the weights in {', '.join(_places(settings))} are not those that this run began with; lay the same files "
+            f"on every node, and where they were replaced on purpose, run again: what the others make is another film"
+        )
 
 
 def on_this_node(storage: Storage, settings: S) -> S:

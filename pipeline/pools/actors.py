@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -11,9 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.pools.lastwords import Witness, bear_witness, last_words
 from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import FailureClass, Fault, Patience, fault_of, tail
+from pipeline.pools.posts import Posts
+from pipeline.pools.retry import NO_ROOM, FailureClass, Fault, Patience, fault_of, tail
 from pipeline.pools.settings import ActorSettings
-from pipeline.pools.slots import Slots
 from pipeline.pools.together import Ended, Watch, together
 from pipeline.pools.worker import Part, Worker
 from pipeline.storage import StorageSettings
@@ -47,24 +48,29 @@ class ActorPool:
     """As many desks as the settings say, each with a worker of its own."""
 
     def __init__(
-        self, name: str, stage: Stage, settings: ActorSettings, storage: StorageSettings, *, placement_seconds: float, patience: Patience
+        self,
+        name: str,
+        stage: Stage,
+        settings: ActorSettings,
+        storage: StorageSettings,
+        *,
+        placement_seconds: float,
+        patience: Patience,
+        weights: str = "",
     ) -> None:
-        self._desks = [Desk(name, stage, settings, storage, placement_seconds) for _ in range(settings.actors)]
-        self._slots = Slots(self._desks)
+        """`weights`: the digest of the stage's weights, in each process's eyes; empty where it has none."""
+        self._desks = [Desk(name, stage, settings, storage, placement_seconds, weights) for _ in range(settings.actors)]
+        self._posts = Posts(self._desks, placement_seconds)
         self._patience = patience
 
     async def run(self, order: Order, on_part: OnPart) -> Any:
-        async def once(heard: OnPart, low_memory: bool) -> Any:
-            async with self._slots.place(order.priority) as desk:
-                return await desk.serve(order, heard, low_memory)
-
-        return await self._patience.until_done(order, on_part, once)
+        return await self._patience.until_done(order, on_part, partial(self._posts.serve, order))
 
     def drain(self) -> None:
-        self._slots.close()
+        self._posts.drain()
 
     async def close(self) -> None:
-        self._slots.close()
+        self._posts.drain()
         for desk in self._desks:
             desk.dismiss()
 
@@ -72,12 +78,13 @@ class ActorPool:
 class Desk:
     """A place for one worker. Ray restarts nothing by itself: whether work is tried again depends on the order, not on the actor."""
 
-    def __init__(self, name: str, stage: Stage, settings: ActorSettings, storage: StorageSettings, placement_seconds: float) -> None:
+    def __init__(self, name: str, stage: Stage, settings: ActorSettings, storage: StorageSettings, placement_seconds: float, weights: str) -> None:
         self._name = name
         self._settings = settings
-        self._arguments = (stage, storage, settings.threads)
+        self._arguments = (stage, storage, settings.threads, weights)
         self._placement_seconds = placement_seconds
         self._worker: Handle | None = None
+        self.stands = False
         self._places: list[Place] = []
         self._low_memory = False
 
@@ -105,6 +112,7 @@ class Desk:
         if self._worker is not None:
             ray.kill(self._worker)
             self._worker = None
+            self.stands = False
 
     async def _take_on(self, low_memory: bool) -> Fault | None:
         """Brings up a worker: a place, the process, the stage."""
@@ -115,12 +123,13 @@ class Desk:
         try:
             self._places = await placed(self._name, [self._worker], self._asked(), self._placement_seconds)
         except ConfigError as error:
-            return fault_of(error)
+            return replace(fault_of(error), mark=NO_ROOM)
         except RayError as error:
             return loss(error)
         device = "cuda:0" if settings.gpus else "cpu"  # Ray shows a process only the GPUs it was given
         opened = await together([opening(self._worker, Seat(device=device, low_memory=low_memory))], Watch(settings.watchdog_seconds), 0)
         fault: Fault | None = await with_last_words(opened, self._places)
+        self.stands = fault is None
         return fault
 
     def _asked(self) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -12,9 +13,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pipeline.pools.actors import NO_SECOND_LIFE, Hand, Handle, Place, loss, opening, placed, replying, with_last_words, words
 from pipeline.pools.pace import Pace
 from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import FailureClass, Fault, Patience, fault_of
+from pipeline.pools.posts import Posts
+from pipeline.pools.retry import NO_ROOM, FailureClass, Fault, Patience, fault_of
 from pipeline.pools.settings import GangSettings
-from pipeline.pools.slots import Slots
 from pipeline.pools.together import Watch, together
 from pipeline.storage import StorageSettings
 from stages.contract import Seat, Stage
@@ -37,24 +38,22 @@ class GangPool:
         *,
         placement_seconds: float,
         patience: Patience,
+        weights: str = "",
     ) -> None:
+        """`weights`: the digest of the stage's weights, in each process's eyes; empty where it has none."""
         pace = Pace(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
-        self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds, pace) for _ in range(settings.gangs)]
-        self._slots = Slots(self._gangs)
+        self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds, pace, weights) for _ in range(settings.gangs)]
+        self._posts = Posts(self._gangs, placement_seconds)
         self._patience = patience
 
     async def run(self, order: Order, on_part: OnPart) -> Any:
-        async def once(heard: OnPart, low_memory: bool) -> Any:
-            async with self._slots.place(order.priority) as gang:
-                return await gang.serve(order, heard, low_memory)
-
-        return await self._patience.until_done(order, on_part, once)
+        return await self._patience.until_done(order, on_part, partial(self._posts.serve, order))
 
     def drain(self) -> None:
-        self._slots.close()
+        self._posts.drain()
 
     async def close(self) -> None:
-        self._slots.close()
+        self._posts.drain()
         for gang in self._gangs:
             gang.disband()
 
@@ -83,16 +82,25 @@ class Gang:
     """A place for one gang. It is lost as a whole and replaced as a whole; its place on the cluster is kept, and moved by Ray if a node dies."""
 
     def __init__(
-        self, name: str, stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, placement_seconds: float, pace: Pace
+        self,
+        name: str,
+        stage: Stage,
+        degree: int,
+        settings: GangSettings,
+        storage: StorageSettings,
+        placement_seconds: float,
+        pace: Pace,
+        weights: str,
     ) -> None:
         self._name = name
         self._degree = degree
         self._settings = settings
-        self._arguments = (stage, storage, settings.threads)
+        self._arguments = (stage, storage, settings.threads, weights)
         self._placement_seconds = placement_seconds
         self._room: PlacementGroup | None = None
         self._pace = pace
         self._ranks: list[Handle] = []
+        self.stands = False
         self._places: list[Place] = []
         self._low_memory = False
 
@@ -130,6 +138,7 @@ class Gang:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
+        self.stands = False
 
     def disband(self) -> None:
         """Ends the gang and gives up its place on the cluster."""
@@ -153,12 +162,13 @@ class Gang:
             self._places = await placed(self._name, self._ranks, f"a gang of {degree} x ({words(each)})", self._placement_seconds)
             rendezvous = "" if degree == 1 else await self._ranks[0].host.remote()
         except ConfigError as error:
-            return fault_of(error)
+            return replace(fault_of(error), mark=NO_ROOM)
         except RayError as error:
             return loss(error)
         device = "cuda:0" if settings.gpus_per_rank else "cpu"
         calls = [opening(rank, Seat(index, degree, device, rendezvous, low_memory)) for index, rank in enumerate(self._ranks)]
         fault: Fault | None = await with_last_words(await together(calls, Watch(settings.open_seconds), settings.settle_seconds), self._places)
+        self.stands = fault is None
         return fault
 
 

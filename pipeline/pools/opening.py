@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from pipeline.pools.alarm import Alarm
 from pipeline.pools.inline import InlinePool, Turn
@@ -15,10 +16,16 @@ from stages.errors import ConfigError
 
 
 def open_pools(
-    stages: Mapping[str, Stage], degree: int, settings: PoolsSettings, storage: StorageSettings, stop: Callable[[str], None]
+    stages: Mapping[str, Stage],
+    degree: int,
+    settings: PoolsSettings,
+    storage: StorageSettings,
+    stop: Callable[[str], None],
+    weights: Mapping[str, str],
 ) -> dict[str, Pool]:
     """One pool per stage, still without workers: those come with the first orders. `degree` processes make a gang.
 
+    `weights` are the digests that each process has to find of its stage's weights, where it has any.
     `stop` is called, once and with the reason, when the same error keeps meeting order after order.
     """
     patience = Patience(settings.retry, Alarm(settings.same_error_limit, stop))
@@ -26,16 +33,20 @@ def open_pools(
         if degree > 1:
             raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
         turn = Turn([None])
-        return {name: InlinePool(partial(Worker, stage, storage, settings.threads), turn, patience) for name, stage in stages.items()}
+        return {
+            name: InlinePool(partial(Worker, stage, storage, settings.threads, weights.get(name, "")), turn, patience)
+            for name, stage in stages.items()
+        }
 
     from pipeline.pools.actors import ActorPool
     from pipeline.pools.gangs import GangPool
 
     pools: dict[str, Pool] = {}
     for name, stage in stages.items():
+        shared: dict[str, Any] = dict(placement_seconds=settings.placement_seconds, patience=patience, weights=weights.get(name, ""))
         share = getattr(settings, name)
         if isinstance(share, GangSettings):
-            pools[name] = GangPool(name, stage, degree, share, storage, placement_seconds=settings.placement_seconds, patience=patience)
+            pools[name] = GangPool(name, stage, degree, share, storage, **shared)
         else:
-            pools[name] = ActorPool(name, stage, share, storage, placement_seconds=settings.placement_seconds, patience=patience)
+            pools[name] = ActorPool(name, stage, share, storage, **shared)
     return pools

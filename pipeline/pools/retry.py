@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 TRACE_LINES = 40
 OURS = ("stages", "pipeline")
+NO_ROOM = "no room on the cluster"
+"""The mark of a fault of a worker that found no place: the same whatever is free elsewhere."""
 PASSING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EHOSTUNREACH, errno.ENETUNREACH)
 """A disk that is full or away, a network that is down: of the machine, not of the code."""
 

@@ -17,6 +17,7 @@ class Slots(Generic[Place]):
         self._free = list(reversed(list(places)))
         self._waiting: list[tuple[tuple[float, ...], int, asyncio.Future[Place]]] = []
         self._arrivals = count()
+        self._resting: dict[Place, float] = {}
         self._closed = False
 
     @asynccontextmanager
@@ -27,6 +28,10 @@ class Slots(Generic[Place]):
             yield place
         finally:
             self._give(place)
+
+    def rest(self, place: Place, seconds: float) -> None:
+        """A place that is held now is offered to nobody until so long after it is given back."""
+        self._resting[place] = seconds
 
     def close(self) -> None:
         """Sends everyone away who waits or comes later."""
@@ -50,6 +55,9 @@ class Slots(Generic[Place]):
             raise
 
     def _give(self, place: Place) -> None:
+        if (seconds := self._resting.pop(place, None)) is not None:
+            asyncio.get_running_loop().call_later(seconds, self._give, place)
+            return
         while self._waiting:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():

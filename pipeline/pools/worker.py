@@ -12,7 +12,7 @@ from pipeline.ledger import Ledger
 from pipeline.pools.pool import Order, Took
 from pipeline.pools.retry import Fault, fault_of
 from pipeline.storage import Storage, StorageSettings
-from pipeline.weights import on_this_node
+from pipeline.weights import check_weights, on_this_node
 from stages.contract import Seat, Stage
 
 
@@ -36,13 +36,14 @@ Reply = Part | Done | Fault
 class Worker:
     """One process's share of a pool. Errors are given as `Fault`, never raised: who listens may be on another machine."""
 
-    def __init__(self, stage: Stage, storage: StorageSettings, threads: int | None) -> None:
-        """`threads` for tensor work; None leaves the process as it is."""
+    def __init__(self, stage: Stage, storage: StorageSettings, threads: int | None, weights: str = "") -> None:
+        """`threads` for tensor work; None leaves the process as it is. `weights`: the digest of those that the stage is to work with, if any."""
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is first imported, which is in the stage's `open`
         self._stage = stage
         self._storage_settings = storage
         self._threads = threads
+        self._weights = weights
         self._seat = Seat()
 
     def open(self, seat: Seat) -> Fault | None:
@@ -53,6 +54,8 @@ class Worker:
         try:
             self._storage = Storage(self._storage_settings)
             self._stage = with_local_weights(self._stage, self._storage)
+            if self._weights:
+                check_weights(self._storage, self._stage.config, self._weights)
             self._stage.open(seat)
         except Exception as error:  # noqa: BLE001 - whatever it is, the driver decides what it means
             return fault_of(error)

@@ -357,6 +357,7 @@ def test_addresses_that_name_no_server(storage_with: Make, uri: str) -> None:
         (says(body=b"x", ETag=""), BadInput, "does not say when the file changes"),
         (says(206, body=b"x", Content_Range="bytes 0-0/*"), BadInput, "does not say how long"),
         (says(body=b"x", Content_Encoding="gzip"), BadInput, "in the encoding gzip"),
+        (says(body=b"x", Content_Encoding="\xff"), BadInput, "in the encoding \udcff"),
         (says(body=b"x", Content_Length="9999"), BadInput, r"9999 bytes; at most 1000 are read \(storage\.sources\.max_bytes\)"),
         (says(206, body=b"x", Content_Range="bytes 0-0/9999"), BadInput, "9999 bytes; at most 1000"),
         (says(206, body=b"x", Content_Range="bytes 0-0/" + "9" * 5000), BadInput, "does not say how long"),

@@ -105,7 +105,7 @@ class Breaks:
 )
 def test_pools_tell_of_what_meets_every_order(stage: Breaks, stops: bool, storage_settings: StorageSettings) -> None:
     told: list[str] = []
-    pool = open_pools({"generate": stage}, 1, INLINE, storage_settings, told.append)["generate"]
+    pool = open_pools({"generate": stage}, 1, INLINE, storage_settings, told.append, {})["generate"]
 
     async def main() -> list[Any]:
         ends = [await asyncio.gather(pool.run(order(job), lambda part: None), return_exceptions=True) for job in "abcd"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from pipeline.pools.retry import Exhausted, FailureClass
 from pipeline.pools.settings import InlineSettings, RetrySettings
 from pipeline.pools.worker import Done, Part, Worker
 from pipeline.storage import Storage, StorageSettings
+from pipeline.weights import digest_of
 from stages.contract import Files, Seat
 from stages.errors import BadInput, ConfigError, Transient
 from stages.records import Artifact, Chunk, Clip, Span
-from stages.settings import Settings
+from stages.settings import Settings, Weights
 
 RETRY = RetrySettings(
     storage=3, worker_lost=1, gang_lost=1, node_lost=1, host_oom=2, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
@@ -29,7 +31,7 @@ CLIP = Clip(0, Span(0, 3), CHUNKS)
 class Scripted:
     """A stage that does what its script says, call by call: raises errors, returns the rest."""
 
-    config = Settings()
+    config: Settings = Settings()
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
@@ -63,7 +65,7 @@ def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> Ord
 
 
 def pool_of(stage: Scripted, storage_settings: StorageSettings) -> Pool:
-    return open_pools({"generate": stage}, 1, INLINE, storage_settings, print)["generate"]
+    return open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {})["generate"]
 
 
 def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
@@ -156,7 +158,7 @@ def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) ->
             yield CLIP
 
     names = ("ingest", "segment", "listen")
-    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings, print)
+    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings, print, {})
 
     async def main() -> None:
         wanted = zip(names, (0.0, 2.0, 1.0), strict=True)
@@ -168,4 +170,25 @@ def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) ->
 
 def test_a_gang_does_not_fit_into_one_process(storage_settings: StorageSettings) -> None:
     with pytest.raises(ConfigError, match="generate/parallel=single"):
-        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings, print)
+        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings, print, {})
+
+
+class Model(Settings):
+    """What a stage with weights is told."""
+
+    weights: Weights
+
+
+def test_other_weights_than_the_runs_make_nothing(tmp_path: Path, storage_settings: StorageSettings) -> None:
+    """Such as an old copy on one of the nodes."""
+    weights = tmp_path / "weights"
+    weights.write_text("first training")
+    stage = Scripted(Span(0, 1))
+    stage.config = Model(weights=str(weights))
+    digest = digest_of(Storage(storage_settings), stage.config)
+    assert made(open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {"generate": digest})["generate"], order()) == ([Span(0, 1)], [])
+    weights.write_text("other training")
+    ((error,), _) = made(open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {"generate": digest})["generate"], order("other"))
+    assert isinstance(error, ConfigError)
+    assert f"the weights in {weights} are not those that this run began with" in str(error)
+    assert (stage.opened, stage.calls) == (1, 1)

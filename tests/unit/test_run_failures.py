@@ -124,6 +124,16 @@ def test_a_source_that_the_settings_do_not_open_costs_one_film(rehearsal: Rehear
     assert "ingest failed for 3 orders with the same error" in outcome.why
 
 
+def test_an_error_in_bytes_that_are_no_text_is_told_by_their_escapes(rehearsal: Rehearsal):
+    """Such as a header that a server sends, or a file name of another age."""
+    rehearsal.trouble = lambda called: BadInput("the encoding \udcff") if called[0] == "listen" else None
+    outcome = rehearsal.dub(rehearsal.job("a"))
+    (letter,) = read_dead(rehearsal.storage, outcome.run)
+    assert letter.reason == "the encoding \\udcff"
+    assert "\\udcff" in letter.trace
+    assert [event["detail"] for event in read_events(rehearsal.storage, outcome.run) if event["what"] == "failed"] == [letter.reason]
+
+
 def test_a_dead_letter_that_the_storage_refuses_is_written_later(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
     rehearsal.trouble = lambda called: BadInput("bad") if called == ("publish", "a", None) else None
     put, refused = rehearsal.storage.put, []

@@ -1,0 +1,56 @@
+"""The places of a pool, and which of them an order goes to."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from pipeline.pools.pool import OnPart, Order
+from pipeline.pools.retry import NO_ROOM, FailureClass, Fault
+from pipeline.pools.slots import Slots
+
+logger = logging.getLogger(__name__)
+
+
+class Post(Protocol):
+    """A place for one worker, or for one gang of them, which comes up with the first order."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether its workers are up and have opened their stage."""
+
+    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+        """The record, or a `Fault`."""
+
+
+P = TypeVar("P", bound=Post)
+
+
+class Posts(Generic[P]):
+    """Serves each order at the first post that is free. One that cannot be filled, where others can, is of its node and not of the settings."""
+
+    def __init__(self, posts: Sequence[P], rest_seconds: float) -> None:
+        """`rest_seconds`: how long a post that cannot be filled is offered to nobody."""
+        self._posts = posts
+        self._slots = Slots(posts)
+        self._rest_seconds = rest_seconds
+        self._have_stood = False
+
+    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+        """The record, or a `Fault`."""
+        async with self._slots.place(order.priority) as post:
+            answer = await post.serve(order, on_part, low_memory)
+            self._have_stood = self._have_stood or not isinstance(answer, Fault) or not answer.opening
+            if not isinstance(answer, Fault) or not answer.opening or answer.kind is not FailureClass.CONFIG:
+                return answer
+            others = any(other.stands for other in self._posts if other is not post)
+            if others:
+                logger.warning("%s: one of its places rests for %g s, the others go on: %s", order.stage, self._rest_seconds, answer.reason)
+                self._slots.rest(post, self._rest_seconds)
+            if others or (answer.mark == NO_ROOM and self._have_stood):
+                return replace(answer, kind=FailureClass.NODE_LOST, mark="").at_opening()
+            return answer
+
+    def drain(self) -> None:
+        """Takes no more orders."""
+        self._slots.close()

@@ -1,0 +1,78 @@
+"""A place that cannot be filled costs no film as long as others can."""
+
+import asyncio
+from typing import Any
+
+from pipeline.pools.pool import Label, OnPart, Order
+from pipeline.pools.posts import Posts
+from pipeline.pools.retry import NO_ROOM, FailureClass, Fault
+
+ORDER = Order("generate", "k", (), Label("job"), (0.0,))
+NO_NODE = Fault(FailureClass.CONFIG, "no node had room (free in all: 3 CPU)", "", NO_ROOM).at_opening()
+OTHER_WEIGHTS = Fault(FailureClass.CONFIG, "on node-2 the weights are not those that this run began with", "", "weights").at_opening()
+
+
+class Bench:
+    """A post that answers from a list, and stands after each good answer."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.stands = False
+
+    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+        answer = self.answers.pop(0)
+        self.stands = not isinstance(answer, Fault)
+        return answer
+
+
+def served(posts: Posts[Bench], times: int) -> list[Any]:
+    async def work() -> list[Any]:
+        return [await posts.serve(ORDER, print, False) for _ in range(times)]
+
+    return asyncio.run(work())
+
+
+def told(answers: list[Any]) -> list[Any]:
+    return [answer.kind if isinstance(answer, Fault) else answer for answer in answers]
+
+
+def test_where_nobody_has_stood_it_is_the_settings_that_ask_for_too_much() -> None:
+    assert told(served(Posts([Bench(NO_NODE)], 60), 1)) == [FailureClass.CONFIG]
+
+
+def test_room_that_is_gone_again_was_a_nodes() -> None:
+    answers = served(Posts([Bench("film", NO_NODE, NO_NODE)], 60), 3)
+    assert told(answers) == ["film", FailureClass.NODE_LOST, FailureClass.NODE_LOST]
+    assert answers[1].opening  # counted over all orders, in case it meets them all
+    assert answers[1].mark == answers[2].mark != ""
+
+
+def test_weights_that_are_wrong_everywhere_are_the_settings() -> None:
+    assert told(served(Posts([Bench("film", OTHER_WEIGHTS)], 60), 2)) == ["film", FailureClass.CONFIG]
+
+
+def test_a_place_that_cannot_be_filled_is_passed_over_as_long_as_others_stand() -> None:
+    async def work() -> list[Any]:
+        good, bad = Bench("film 1", "film 2", "film 3", "film 4"), Bench(OTHER_WEIGHTS, "film 5")
+        posts = Posts([good, bad], 0.2)
+        begun = asyncio.Event()
+
+        async def long(order: Order, on_part: OnPart, low_memory: bool) -> Any:
+            begun.set()
+            await asyncio.sleep(0.05)
+            return await Bench.serve(good, order, on_part, low_memory)
+
+        first = await posts.serve(ORDER, print, False)
+        good.serve = long  # type: ignore[method-assign]
+        holding = asyncio.create_task(posts.serve(ORDER, print, False))
+        await begun.wait()
+        passed = await posts.serve(ORDER, print, False)
+        after = [await posts.serve(ORDER, print, False) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        holding_again = asyncio.create_task(posts.serve(ORDER, print, False))
+        await asyncio.sleep(0)
+        return [first, passed, await holding, *after, await holding_again, bad.answers]
+
+    *answers, left = asyncio.run(work())
+    assert told(answers) == ["film 1", FailureClass.NODE_LOST, "film 2", "film 3", "film 4", "film 5"]
+    assert left == []
