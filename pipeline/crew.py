@@ -198,11 +198,13 @@ class Crew:
                 await asyncio.sleep(backoff_seconds(FailureClass.STORAGE, failures, retry))
 
     def _put_aside(self, surgery: Surgery, verb: Verb, key: str, segment: Segment) -> None:
-        """Withdraws the segment's clip, and its windows from the first one asked for."""
+        """Withdraws the segment's windows from the first one asked for, and then its clip, whose entry tells that nothing older is left."""
         ledger = self.works.ledger
-        ledger.withdraw(verb.name, key, verb.result, surgery.reason, once=surgery.name)
+        if surgery.name and ledger.has_withdrawn(verb.name, key, once=surgery.name):
+            return
         for window in range(surgery.first_window, len(segment.windows)):
-            ledger.withdraw(verb.name, key, Take, surgery.reason, part=window, once=surgery.name)
+            ledger.withdraw(verb.name, key, Take, surgery.reason, part=window)
+        ledger.withdraw(verb.name, key, verb.result, surgery.reason, once=surgery.name)
 
     def _tell(
         self, what: str, stage: str, segment: Segment | None, *, window: int | None = None, seconds: float | None = None, detail: str = ""

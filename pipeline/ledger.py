@@ -60,18 +60,24 @@ class Ledger:
     def withdraw(self, stage: str, key: str, type_: Any, reason: str, part: int | None = None, *, once: str = "") -> bool:
         """Lets nobody find the record any more that is found now, so that it is made anew. False where there is none.
 
-        `once`: a name under which it is withdrawn a single time; what has been made since then stays, and it is False.
+        `once`: a name under which this is done a single time, and noted also where there is nothing yet: what has been made since then stays,
+        and it is False.
         """
         entry = {**_now(), "withdrawn": reason, **({"once": once} if once else {})}
         generation = 0
         while True:
             generation, last = self._last(stage, key, part, generation)
-            if last is None or self._sound(last, type_, _about(stage, key, part)) is None:
+            if once and self.has_withdrawn(stage, key, part, once=once):
                 return False
-            if once and any(self._once(_name(stage, key, part, earlier)) == once for earlier in range(generation)):
+            if not once and (last is None or self._sound(last, type_, _about(stage, key, part)) is None):
                 return False
             if self._storage.create(_name(stage, key, part, generation), _json(entry)):
                 return True
+
+    def has_withdrawn(self, stage: str, key: str, part: int | None = None, *, once: str) -> bool:
+        """Whether something was withdrawn here under that name."""
+        generation = self._last(stage, key, part, 0)[0]
+        return any(self._once(_name(stage, key, part, earlier)) == once for earlier in range(generation))
 
     def _once(self, name: str) -> str | None:
         """The name under which an entry withdraws what was there, if it has one."""

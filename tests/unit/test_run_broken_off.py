@@ -98,6 +98,20 @@ def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(rehears
     assert rehearsal.windows() == [(1, 0), (1, 1)]
 
 
+def test_a_surgery_on_half_a_film_makes_nothing_twice(rehearsal: Rehearsal):
+    """What it makes where nothing lay before is not older than it."""
+    rehearsal.trouble = lambda called: BadInput("half-way") if called[0] == "generate" and called[2] == 0 else None
+    rehearsal.dub(rehearsal.job("a"))
+    assert rehearsal.windows() == [(1, 0), (1, 1)]
+    surgery = Surgery(frozenset("a"), None, 0, "a faulty GPU", "of today")
+    rehearsal.trouble = lambda called: BadInput("half-way") if called[0] == "assemble" else None
+    rehearsal.dub(rehearsal.job("a"), surgery=surgery)
+    assert sorted(rehearsal.windows()) == [(0, 0), (1, 0), (1, 1)]
+    rehearsal.trouble = lambda called: None
+    assert rehearsal.dub(rehearsal.job("a"), surgery=surgery).done.keys() == {"a"}
+    assert rehearsal.windows() == []
+
+
 @pytest.mark.parametrize(
     ("surgery", "said"),
     [
