@@ -43,7 +43,7 @@ def dispatch(
 
     outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent, surgery=surgery))
     print(summary(outcome, storage), file=sys.stderr)
-    if outcome.stopped:
+    if outcome.stopped or outcome.unlogged:
         return STOPPED
     return SOME_FAILED if outcome.failed or catalogue.bad else ALL_DONE
 
@@ -71,4 +71,6 @@ def summary(outcome: Outcome, storage: Storage) -> str:
         lines.append(f"    again: {letter.repro}")
     if outcome.stopped:
         lines.append(f"  stopped before all was done ({outcome.why}); the same command goes on from here")
+    if outcome.unlogged:
+        lines.append(f"  the end of its log could not be written ({outcome.unlogged}); the same command notes down what is there")
     return "\n".join(lines)

@@ -69,7 +69,7 @@ class Works:
     stopping: Callable[[], bool] = lambda: False
     surgery: Surgery | None = None
     retry: RetrySettings | None = None  # how often a storage that fails under the driver is asked; None: once
-    alarm: Alarm | None = None  # told of sources that the settings do not open
+    alarm: Alarm | None = None  # told of sources and results that the settings do not open
 
 
 @dataclass
@@ -90,8 +90,6 @@ class Crew:
             if isinstance(error, ConfigError) and alarm is not None:  # a bucket in another region costs a film, missing credentials cost all
                 alarm.failed(order, _without(uris, str(error)), str(error))
             raise StageFailed("ingest", None, error) from error
-        if alarm is not None:
-            alarm.ended_well(order)
         return await self._ask("ingest", (material,), extra={"inputs": seen})
 
     async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
@@ -146,8 +144,12 @@ class Crew:
             if name == "generate" and segment is not None and works.surgery is not None and works.surgery.concerns(self.job.id, segment):
                 await self._borne(self._put_aside, works.surgery, verb, key, segment)
             found = await self._borne(works.ledger.find, name, key, verb.result)
-        except Exhausted as error:
+        except (ConfigError, Exhausted) as error:
+            if isinstance(error, ConfigError) and works.alarm is not None:  # credentials that have run out, say
+                works.alarm.failed(order, "the ledger cannot be read", str(error))
             raise StageFailed(name, order.label.segment, error) from error
+        if works.alarm is not None:
+            works.alarm.ended_well(order)
         if found is not None:
             self._tell("reused", name, segment)
             return found
@@ -184,18 +186,7 @@ class Crew:
         return result
 
     async def _borne(self, call: Callable[..., T], *words: Any) -> T:
-        """What the storage says to the driver, asked as often and with the same waits as a stage that it fails. Raises Exhausted, or Stopped."""
-        retry, failures = self.works.retry, 0
-        while True:
-            try:
-                return await asyncio.to_thread(call, *words)
-            except Transient as error:
-                failures += 1
-                if retry is None or failures >= retry.storage:
-                    raise given_up(fault_of(error), failures) from error
-                if self.works.stopping():
-                    raise Stopped from error
-                await asyncio.sleep(backoff_seconds(FailureClass.STORAGE, failures, retry))
+        return await borne(self.works.retry, self.works.stopping, call, *words)
 
     def _put_aside(self, surgery: Surgery, verb: Verb, key: str, segment: Segment) -> None:
         """Withdraws the segment's windows from the first one asked for, and then its clip, whose entry tells that nothing older is left."""
@@ -211,6 +202,21 @@ class Crew:
     ) -> None:
         index = None if segment is None else segment.index
         self.works.log(Event(time(), self.job.id, index, window, stage, what, seconds, detail))
+
+
+async def borne(retry: RetrySettings | None, stopping: Callable[[], bool], call: Callable[..., T], *words: Any) -> T:
+    """What the storage says to the driver, asked as often and with the same waits as by a stage. Raises Exhausted, or Stopped."""
+    failures = 0
+    while True:
+        try:
+            return await asyncio.to_thread(call, *words)
+        except Transient as error:
+            failures += 1
+            if retry is None or failures >= retry.storage:
+                raise given_up(fault_of(error), failures) from error
+            if stopping():
+                raise Stopped from error
+            await asyncio.sleep(backoff_seconds(FailureClass.STORAGE, failures, retry))
 
 
 def _without(uris: Iterable[str], said: str) -> str:

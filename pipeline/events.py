@@ -70,7 +70,8 @@ class DeadLetter:
 
 
 class RunLog:
-    """Takes events at once and writes them in the background, so that a slow server does not slow the run. Leaving its `with` writes the rest."""
+    """Takes events at once and writes them in the background, so that a slow server does not slow the run. Leaving its `with` writes the rest, if
+    the storage takes it: `finish` has told of it where it does not."""
 
     def __init__(self, storage: Storage, run: str) -> None:
         self.run = run
@@ -98,7 +99,10 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except (Transient, ConfigError) as failure:
+            log.warning("run %s: %d events and %d dead letters are not in its log: %s", self.run, len(self._events), len(self._letters), failure)
 
     def event(self, event: Event) -> None:
         """Notes it down; it is in the storage a few seconds later."""

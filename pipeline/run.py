@@ -7,7 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic, time
@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.catalogue import Catalogue
 from pipeline.config import RunConfig, quoted
-from pipeline.crew import Crew, StageFailed, Stopped, Works
+from pipeline.crew import Crew, StageFailed, Stopped, Works, borne
 from pipeline.events import DeadLetter, Event, RunLog, legible
 from pipeline.flow import dub_job
 from pipeline.ledger import Ledger
@@ -29,6 +29,7 @@ from pipeline.roster import Verb, roster
 from pipeline.storage import Storage
 from pipeline.surgery import Surgery
 from pipeline.weights import digest_of
+from stages.errors import ConfigError
 from stages.records import Job, Provenance, Receipt
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Outcome:
     why: str  # it was stopped: the signal's name, or what kept failing
     worked: int  # stage calls that were really made
     seconds: float
+    unlogged: str = ""  # why the end of its log could not be written
 
 
 class Stop:
@@ -172,7 +174,11 @@ async def run_jobs(
         stopped = stop.soft.is_set() and len(done) + len(failed) < len(catalogue.jobs)
         outcome = Outcome(log.run, done, tuple(failed), stopped, stop.reason if stopped else "", worked, monotonic() - begun)
         names = sorted(letter.job for letter in failed)
-        log.finish({"done": done, "failed": names, "stopped": stopped, "why": outcome.why, "worked": worked, "seconds": outcome.seconds})
+        ended = {"done": done, "failed": names, "stopped": stopped, "why": outcome.why, "worked": worked, "seconds": outcome.seconds}
+        try:
+            await borne(config.pools.retry, lambda: False, log.finish, ended)
+        except (ConfigError, Exhausted) as error:
+            return replace(outcome, unlogged=str(error))
     return outcome
 
 

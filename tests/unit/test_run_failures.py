@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launch.dispatch import summary
 from pipeline.catalogue import Catalogue
 from pipeline.config import RunConfig
 from pipeline.events import read_dead, read_events, read_summary
@@ -149,6 +150,45 @@ def test_a_dead_letter_that_the_storage_refuses_is_written_later(rehearsal: Rehe
     assert sorted(outcome.done) == ["b", "c"]
     assert read_dead(rehearsal.storage, outcome.run) == list(outcome.failed)
     assert [letter.job for letter in outcome.failed] == ["a"]
+
+
+def test_credentials_that_run_out_stop_the_run_with_what_it_has(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+    """It is not refused: something was done."""
+    read = rehearsal.storage.read
+
+    def expired(name: str) -> bytes | None:
+        if name.startswith("cas/") and ("publish", "a", None) in rehearsal.calls:
+            raise ConfigError(f"{name}: ExpiredToken")
+        return read(name)
+
+    monkeypatch.setattr(rehearsal.storage, "read", expired)
+    rehearsal.config = rehearsal.config.model_copy(update={"pools": rehearsal.config.pools.model_copy(update={"jobs_in_flight": 1})})
+    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdef"))
+    assert (list(outcome.done), [letter.kind for letter in outcome.failed], outcome.stopped) == (["a"], ["config"] * 3, True)
+    assert "ExpiredToken" in outcome.why
+    assert read_summary(rehearsal.storage, outcome.run)["done"] == outcome.done
+
+
+def test_a_log_whose_end_cannot_be_written_is_told(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+    rehearsal.config = patient(rehearsal.config, 3)
+    put, refused = rehearsal.storage.put, []
+
+    def failing(name: str, source: bytes | Path) -> str:
+        if name.endswith("/summary.json") and len(refused) < down:
+            refused.append(name)
+            raise Transient("the bucket is on holiday")
+        return put(name, source)
+
+    monkeypatch.setattr(rehearsal.storage, "put", failing)
+    down = 2
+    outcome = rehearsal.dub(rehearsal.job("a"))
+    assert (list(outcome.done), outcome.unlogged, len(refused)) == (["a"], "", 2)
+    down = 9
+    outcome = rehearsal.dub(rehearsal.job("a"))
+    assert list(outcome.done) == ["a"]
+    assert "on holiday" in outcome.unlogged
+    assert read_summary(rehearsal.storage, outcome.run) is None
+    assert "the end of its log could not be written" in summary(outcome, rehearsal.storage)
 
 
 def test_a_cluster_that_cannot_be_had_is_the_runs_failure(rehearsal: Rehearsal):
