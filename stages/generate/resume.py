@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 FRAMES = "frames"
 
 
-def resume(segment: Segment, files: Files, device: str) -> tuple[list[Take], Tensor | None]:
-    """The longest run of remembered windows from the first on whose last motion frames are sound, and those frames on `device`."""
+def resume(first: int, segment: Segment, files: Files, device: str) -> tuple[list[Take], Tensor | None]:
+    """The longest run of remembered windows from the given one on whose last motion frames are sound, and those frames on `device`."""
     takes: list[Take] = []
-    while len(takes) < len(segment.windows) and (take := files.recall(len(takes), Take)) is not None:
+    while (number := first + len(takes)) < len(segment.windows) and (take := files.recall(number, Take)) is not None:
         takes.append(take)
     while takes and (behind := takes[-1].motion) is not None:
         try:
             return takes, load_file(files.fetch(behind), device=device)[FRAMES]
         except Transient as error:
-            logger.warning("segment %d: window %d is made again, its motion frames cannot be had: %s", segment.index, len(takes) - 1, error)
+            logger.warning("segment %d: window %d is made again, its motion frames cannot be had: %s", segment.index, first + len(takes) - 1, error)
             takes.pop()
     return takes, None
 

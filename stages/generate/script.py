@@ -1,6 +1,5 @@
 """What each window is told, read from the files that condition and listen have made."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +35,21 @@ class Script:
         with self._open() as file:
             return file.get_tensor("color_reference") / 255
 
-    def cues(self, audio_rows: int, start: int = 0) -> Iterator[Cue]:
-        """A cue for each window from number `start` on, in order; a frame hears `audio_rows` rows of features."""
+    def cue(self, number: int, audio_rows: int) -> Cue:
+        """What window `number` is told; a frame hears `audio_rows` rows of features."""
+        window = self._segment.windows[number]
+        frames = window.span.frames + window.pad_frames
+        last = number == len(self._segment.windows) - 1
+        audio = self._speakers.hear(window.span.start, frames, audio_rows, last=last, compat_upstream=self._compat_upstream)
         with self._open() as file:
-            text, null_text = (file.get_tensor(name)[None] for name in ("text", "null_text"))
-            masks = file.get_tensor("masks") if "masks" in file.keys() else None  # noqa: SIM118 - not a dict
-            references = file.get_tensor("window_reference").tolist()
-        for number in range(start, len(self._segment.windows)):
-            window, reference = self._segment.windows[number], references[number]
-            frames = window.span.frames + window.pad_frames
-            last = number == len(self._segment.windows) - 1
-            audio = self._speakers.hear(window.span.start, frames, audio_rows, last=last, compat_upstream=self._compat_upstream)
-            with self._open() as file:
-                image, latents = (file.get_tensor(f"reference.{reference}.{name}") for name in ("clip", "latents"))
-            yield Cue(
-                text=text,
-                null_text=null_text,
-                image=image,
-                reference=latents,
+            reference = f"reference.{int(file.get_tensor('window_reference')[number])}"
+            return Cue(
+                text=file.get_tensor("text")[None],
+                null_text=file.get_tensor("null_text")[None],
+                image=file.get_tensor(f"{reference}.clip"),
+                reference=file.get_tensor(f"{reference}.latents"),
                 audio=audio.to(self._device),
-                masks=masks,
+                masks=file.get_tensor("masks") if "masks" in file.keys() else None,  # noqa: SIM118 - not a dict
                 overlap_frames=window.overlap_frames,
             )
 

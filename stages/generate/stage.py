@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class GenerateStage:
     """Segment, conditions, speech and seed in; a `Chunk` per window out as it is made and remembered, and the `Clip` last.
 
-    Windows that an earlier call has remembered are not made again: the work goes on behind them, with the same bits as if it had never stopped.
+    Windows that another call has remembered are not made again, wherever they lie: the work goes on behind them, with the same bits as if it had
+    never stopped.
     On a gang every rank is called alike; ranks other than 0 take part in the work, yield nothing and keep nothing.
     """
 
@@ -71,12 +72,16 @@ class GenerateStage:
 
         if self._engine is None or self._shards is None:
             raise RuntimeError("generating begins with open()")
-        upstream = self.config.compat == "upstream"
+        upstream, shards = self.config.compat == "upstream", self._shards
         script = Script(segment, files.fetch(conditions.tensors), files.fetch(speech.features), self._seat.device, compat_upstream=upstream)
         self._engine.check(script.latent_shape)
-        takes, motion = resume(segment, files, self._seat.device) if self._seat.rank == 0 else ([], None)
-        start = agree(len(takes), self._shards, self._seat.device)
+        takes: list[Take] = []
         folder = files.scratch()
+
+        def ahead(number: int) -> tuple[int, "Tensor | None"]:
+            found, motion = resume(number, segment, files, self._seat.device) if self._seat.rank == 0 else ([], None)
+            takes.extend(found)
+            return agree(number + len(found), shards, self._seat.device), motion
 
         def keep(fresh: "Tensor", motion: "Tensor") -> Take:
             number = len(takes)
@@ -96,8 +101,7 @@ class GenerateStage:
             seam_frames=self.config.seam_frames,
             motion_frames=self.config.model.motion_frames,
             noise=lambda window, shape: window_noise(seed, segment.index, window, shape),
-            start=start,
-            motion=motion,
+            ahead=ahead,
         ):
             takes.append(take)
             yield take.chunk

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.generate.dubber import dub
+from stages.generate.dubber import dub, nothing_ahead
 from stages.generate.noise import window_noise
 from stages.generate.script import Script
 from stages.generate.takes import fresh, to_bytes
@@ -63,9 +63,9 @@ class Painter:
         return frames
 
 
-def run(engine, segment, script, keep=lambda frames, _: frames[0, 0, :, 0, 0].tolist(), strength: float = 0.0, seam: int = 0, **resumed):
+def run(engine, segment, script, keep=lambda frames, _: frames[0, 0, :, 0, 0].tolist(), strength=0.0, seam=0, ahead=nothing_ahead):
     noise = lambda window, shape: torch.full(tuple(shape), float(window))  # noqa: E731
-    return dub(engine, segment, script, keep, color_strength=strength, seam_frames=seam, motion_frames=9, noise=noise, **resumed)
+    return dub(engine, segment, script, keep, color_strength=strength, seam_frames=seam, motion_frames=9, noise=noise, ahead=ahead)
 
 
 def test_fresh_frames_are_the_films(script):
@@ -134,13 +134,23 @@ def test_windows_are_made_as_they_are_asked_for(script):
 def test_taken_up_in_the_middle_it_goes_on_as_if_it_had_never_stopped(script):
     segment, whole, rest = segment_of(70), Painter(), Painter()
     takes = list(run(whole, segment, script(segment), keep=lambda frames, motion: motion.clone()))
-    list(run(rest, segment, script(segment), start=1, motion=takes[0]))
+    list(run(rest, segment, script(segment), ahead=lambda number: (max(number, 1), None if number else takes[0])))
     assert len(rest.cues) == 2
     assert torch.equal(rest.motions[0], whole.motions[1])
     for ours, theirs in zip(rest.cues, whole.cues[1:], strict=True):
         assert torch.equal(ours.audio, theirs.audio) and torch.equal(ours.reference, theirs.reference)
     assert (rest.noise == 2).all()
-    assert list(run(Painter(), segment, script(segment), start=3)) == []
+    assert list(run(Painter(), segment, script(segment), ahead=lambda number: (3, None))) == []
+
+
+def test_of_windows_with_a_hole_the_hole_is_filled(script):
+    """From what lies before it, and what lies behind it stays."""
+    segment, whole, rest = segment_of(33 + 24 * 3), Painter(), Painter()
+    takes = list(run(whole, segment, script(segment), keep=lambda frames, motion: motion.clone()))
+    assert len(takes) == 4
+    list(run(rest, segment, script(segment), ahead={0: (1, takes[0]), 2: (3, takes[2]), 4: (4, None)}.get))
+    assert (len(rest.cues), rest.noise[0, 0, 0, 0, 0]) == (2, 3)
+    assert torch.equal(rest.motions[0], takes[0]) and torch.equal(rest.motions[1], takes[2])
 
 
 def test_ranks_without_frames_yield_nothing_but_work_on(script):

@@ -96,6 +96,19 @@ def test_broken_off_and_taken_up_the_bits_are_the_same(files, conditions, speech
     assert nothing == [] and whole == taken_up
 
 
+def test_a_lost_window_costs_itself_and_no_other(files, conditions, speech):
+    segment = segment_of(80)
+    told = conditions(segment)
+    stage = GenerateStage(generate_settings())
+    stage.open(Seat())
+    _, clip = generate(stage, segment, told, speech, files)
+    del files.remembered[1]
+    made, again = generate(stage, segment, told, speech, files)
+    assert [chunk.window for chunk in made] == [1]
+    assert [chunk.picture.sha256 for chunk in again.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
+    assert again.chunks[2] == clip.chunks[2]
+
+
 def test_a_window_whose_motion_frames_cannot_be_had_is_made_again(files, conditions, speech, caplog, monkeypatch):
     segment = segment_of(80)
     told = conditions(segment)
