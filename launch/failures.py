@@ -25,14 +25,15 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
     storage, story = find_story(asked.run, asked.overrides)
     told_in = {job: story.asked[job] for job in story.missing}
-    letters = [(run, letter) for run in sorted(set(told_in.values())) for letter in read_dead(storage, run) if told_in.get(letter.job) == run]
-    unreached = len(story.missing) - len(letters)
+    kept = [(run, letter) for run in sorted({*told_in.values(), story.run}) for letter in read_dead(storage, run)]
+    letters = [(run, letter) for run, letter in kept if told_in.get(letter.job) == run or letter.job not in story.asked]  # a row without an id
+    unreached = len(story.missing) - sum(letter.job in story.missing for _, letter in letters)
     if asked.json:
         print(json.dumps([{"run": run, **asdict(letter)} for run, letter in letters], indent=1, ensure_ascii=False))
         return 0
     console = literal_console()
     said = f"run {story.run}: {len(letters)} failed" + (f", {unreached} more were not reached" if unreached else "")
-    console.print(said if story.missing else f"run {story.run}: all {len(story.asked)} films are there", soft_wrap=True)
+    console.print(said if story.missing or letters else f"run {story.run}: all {len(story.asked)} films are there", soft_wrap=True)
     if letters and sys.stdout.isatty():
         console.print(_table(letters))
     for _, letter in letters:

@@ -9,7 +9,7 @@ runs/<id>/summary.json         how it ended; not there while it goes on, or wher
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -119,6 +119,11 @@ class RunLog:
             log.warning("run %s: the dead letter of %s waits for the storage: %s", self.run, letter.job, error)
             with self._changed:
                 self._letters.append(letter)
+
+    def dead_letters(self, letters: Iterable[DeadLetter]) -> None:
+        """Writes them with the events."""
+        with self._changed:
+            self._letters += letters
 
     def _send(self, letter: DeadLetter) -> None:
         self._storage.put(f"runs/{self.run}/dead/{_file_name(letter.job)}", _json(asdict(letter)))

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from time import monotonic, time
 from typing import Any
 
-from pipeline.catalogue import Catalogue
+from pipeline.catalogue import IDENTIFIER, BadRow, Catalogue
 from pipeline.config import RunConfig, quoted
 from pipeline.crew import Crew, StageFailed, Stopped, Works, borne
 from pipeline.events import DeadLetter, Event, RunLog, legible
@@ -23,7 +23,7 @@ from pipeline.places import locate
 from pipeline.pools.alarm import Alarm
 from pipeline.pools.opening import open_pools
 from pipeline.pools.pool import Pool
-from pipeline.pools.retry import Exhausted, classify
+from pipeline.pools.retry import Exhausted, FailureClass, classify
 from pipeline.report import Board
 from pipeline.roster import Verb, roster
 from pipeline.storage import Storage
@@ -106,7 +106,7 @@ async def run_jobs(
         "overrides": list(overrides),
         "catalogue": locate(config.catalogue)[1],  # absolute: a rerun may be started from another folder
         "jobs": [job.id for job in catalogue.jobs],
-        "bad": [row.id for row in catalogue.bad if row.id],
+        "bad": [row.id for row in catalogue.bad if _has_name(row)],
         "parent": parent,
         "surgery": None if surgery is None else surgery.as_record(),
     }
@@ -121,6 +121,7 @@ async def run_jobs(
     stop.heed_signals()
 
     with RunLog.begin(storage, asked) as log, Board(verbs, len(catalogue.jobs)) as board:
+        log.dead_letters(_unread(catalogue, again=shlex.join(["dub", "run", *overrides])))
 
         def tell(event: Event) -> None:
             nonlocal worked
@@ -211,6 +212,18 @@ def again(run: str, job: str, config: RunConfig, overrides: Sequence[str]) -> st
     alone = ["pools=inline"] if config.generate.device == "cpu" and config.generate.parallel.degree == 1 else []
     named = [f"--ids={job}"] if job.startswith("-") else ["--ids", job]
     return shlex.join(["dub", "rerun", "--run", run, *named, *alone, *where, f"storage.root={quoted(config.storage.root)}"])
+
+
+def _unread(catalogue: Catalogue, again: str) -> list[DeadLetter]:
+    """A dead letter for each bad row, under its id, or its line where it has none that could name a film."""
+    told: dict[str, list[str]] = {}
+    for row in catalogue.bad:
+        told.setdefault(str(row.id) if _has_name(row) else f"line {row.line}", []).append(str(row))
+    return [DeadLetter(name, "catalogue", None, str(FailureClass.INPUT), " / ".join(rows), 1, "", again) for name, rows in told.items()]
+
+
+def _has_name(row: BadRow) -> bool:
+    return row.id is not None and IDENTIFIER.fullmatch(row.id) is not None
 
 
 def _letter(job: Job, failure: StageFailed, repro: str) -> DeadLetter:

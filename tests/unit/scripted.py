@@ -10,7 +10,7 @@ import pytest
 
 from launch.compose import checked, compose
 from pipeline import run
-from pipeline.catalogue import Catalogue
+from pipeline.catalogue import BadRow, Catalogue
 from pipeline.config import RunConfig
 from pipeline.roster import Verb
 from pipeline.run import Outcome, run_jobs
@@ -152,15 +152,15 @@ class Rehearsal:
             picture.write_text(f"the face of {name}")
         return Job(name, Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
-    def dub(self, *jobs: Job, surgery: Surgery | None = None) -> Outcome:
+    def dub(self, *jobs: Job, surgery: Surgery | None = None, bad: tuple[BadRow, ...] = ()) -> Outcome:
         """A run of its own; `calls` are those of this run."""
         self.calls.clear()
 
         def raise_cluster() -> None:
             self.clusters += 1
 
-        overrides = ["catalogue=rows.jsonl"]
-        return asyncio.run(run_jobs(self.config, Catalogue(jobs, ()), self.storage, raise_cluster, overrides=overrides, parent=None, surgery=surgery))
+        catalogue, overrides = Catalogue(jobs, bad), ["catalogue=rows.jsonl"]
+        return asyncio.run(run_jobs(self.config, catalogue, self.storage, raise_cluster, overrides=overrides, parent=None, surgery=surgery))
 
     def called(self) -> Counter[str]:
         return Counter(verb for verb, _, _ in self.calls if verb != "window")

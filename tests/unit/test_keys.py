@@ -3,10 +3,13 @@
 import json
 import os
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipeline import keys
 from pipeline.keys import identity, key_of, weights_digest
@@ -144,6 +147,40 @@ def test_a_single_file_is_a_model_too(storage: Storage, model: Path):
 def test_no_model_is_a_config_error(storage: Storage, tmp_path: Path):
     with pytest.raises(ConfigError, match="nothing is there"):
         weights_digest(storage, str(tmp_path / "none"))
+
+
+def test_of_a_large_file_every_tensor_counts(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A fine-tune of one small layer lies between two samples of the whole."""
+    monkeypatch.setattr(keys, "WHOLE_BYTES", 1 << 20)
+    path = tmp_path / "big.safetensors"
+    tensors = {"frozen": np.zeros(16 << 20, np.uint8), "projector": np.zeros(40_000, np.uint8), "rest": np.zeros(16 << 20, np.uint8)}
+
+    def digest() -> str:
+        save_file(tensors, path)
+        stamp = time.time_ns() + len(seen) * 10**9
+        os.utime(path, ns=(stamp, stamp))
+        return weights_digest(storage, str(path))
+
+    seen: list[str] = []
+    for changed_name in (None, "projector", "frozen", "rest"):
+        if changed_name:
+            tensors[changed_name] += 1
+        seen.append(digest())
+    assert len(set(seen)) == 4
+
+
+WRONG_HEADERS = (
+    *(b"no json", b"[]", b"{}", b'{"a": 1}', b"[" * 5000),
+    *(b'{"a": {"data_offsets": %s}}' % offsets for offsets in (b"[5, 2]", b'"xy"', b"[0.5, 2]", b"[0, 1e99]", b"[0, 99999999999]", b"[1, 2, 3]")),
+)
+
+
+@pytest.mark.parametrize("header", WRONG_HEADERS)
+def test_a_large_file_with_a_wrong_header_has_a_digest_too(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes):
+    monkeypatch.setattr(keys, "WHOLE_BYTES", 1 << 20)
+    path = tmp_path / "big.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 << 20))
+    assert weights_digest(storage, str(path)) == weights_digest(storage, str(path))
 
 
 def test_a_large_file_counts_by_size_header_and_samples(storage: Storage, tmp_path: Path, monkeypatch):

@@ -288,6 +288,14 @@ def test_failures_on_a_terminal_begins_with_a_table(dub: Said, storage: Storage,
     assert ["b", "generate", "2", "gpu_oom", "2", run] in [line.split() for line in said.splitlines()]
 
 
+def test_failures_tells_of_rows_that_have_no_id(dub: Said, storage: Storage):
+    with RunLog.begin(storage, {"catalogue": "/rows.jsonl", "jobs": [], "bad": ["b"], "overrides": [], "parent": None, "surgery": None}) as log:
+        log.dead_letters(DeadLetter(name, "catalogue", None, "input", "no JSON", 1, "", "dub run") for name in ("b", "line 7"))
+    said = dub("failures")[1]
+    assert "2 failed\n" in said
+    assert "line 7: catalogue failed (input, 1 attempt): no JSON" in said
+
+
 def test_failures_of_a_whole_run_are_none(dub: Said, storage: Storage):
     logged(storage, "ab", done="ab")
     code, said, _ = dub("failures")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from launch.dispatch import summary
-from pipeline.catalogue import Catalogue
+from pipeline.catalogue import BadRow, Catalogue
 from pipeline.config import RunConfig
-from pipeline.events import read_dead, read_events, read_summary
+from pipeline.events import read_dead, read_events, read_run, read_summary
 from pipeline.run import run_jobs
 from stages.errors import BadInput, ConfigError, Transient
 from tests.unit.scripted import SEGMENTS, Called, Rehearsal
@@ -123,6 +123,16 @@ def test_a_source_that_the_settings_do_not_open_costs_one_film(rehearsal: Rehear
     outcome = rehearsal.dub(*(rehearsal.job(name) for name in "hijkl"))
     assert (len(outcome.failed), outcome.stopped) == (3, True)
     assert "ingest failed for 3 orders with the same error" in outcome.why
+
+
+def test_every_bad_row_that_is_skipped_has_a_dead_letter(rehearsal: Rehearsal):
+    bad = (BadRow(2, "b", ("no speech",)), BadRow(3, None, ("no JSON",)), BadRow(4, "../x" * 999, ("no id",)), BadRow(5, "b", ("no picture",)))
+    outcome = rehearsal.dub(rehearsal.job("a"), bad=bad)
+    letters = read_dead(rehearsal.storage, outcome.run)
+    assert {letter.job: letter.reason for letter in letters}.keys() == {"b", "line 3", "line 4"}
+    assert {(letter.stage, letter.kind, letter.repro) for letter in letters} == {("catalogue", "input", "dub run catalogue=rows.jsonl")}
+    assert "line 2 (b): no speech / line 5 (b): no picture" in [letter.reason for letter in letters]
+    assert read_run(rehearsal.storage, outcome.run)["bad"] == ["b", "b"]
 
 
 def test_an_error_in_bytes_that_are_no_text_is_told_by_their_escapes(rehearsal: Rehearsal):
