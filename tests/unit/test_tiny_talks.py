@@ -66,7 +66,7 @@ def test_of_two_dozen_people_nearly_all_talk(studio: Studio, said: list[Utteranc
         film = studio.film(picture, [words], number)
         found.append(correlation(MouthMeter.of(portrait)(film), heard(words).openness, LAGS).r)
     assert np.mean(found) > 0.75
-    assert sorted(found)[2] > 0.6
+    assert sorted(found)[1] > 0.6
 
 
 def test_a_mouth_that_never_moves_is_not_on_time():
@@ -79,7 +79,7 @@ def test_it_is_this_speech_that_they_follow(talks: list[Talk], said: list[Uttera
 
 
 def test_windows_meet_unseen(talks: list[Talk]):
-    assert np.mean([talk.seam for talk in talks]) < 2.2
+    assert np.mean([talk.seam for talk in talks]) < 2.0
 
 
 def test_films_are_as_long_as_the_speech_and_keep_their_colours_and_sharpness(films: list[tuple[Talk, Shown]]):
@@ -113,5 +113,5 @@ def test_of_two_people_one_listens(studio: Studio, said: list[Utterance]):
 def test_of_footage_the_pose_is_kept_and_the_mouth_is_not(studio: Studio, said: list[Utterance]):
     film, _ = measures.dubbing(studio, cast.filmed(20, said[1], panned=True), said[2], 1)
     assert film.r > 0.75
-    assert film.old < film.alike + 0.15
+    assert film.old < min(0.3, film.alike + 0.15)
     assert film.followed > 0.7
