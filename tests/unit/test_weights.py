@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from pipeline.storage import Storage
-from pipeline.weights import digest_of, on_this_node
+from pipeline.weights import check_weights, digest_of, on_this_node
 from stages.errors import ConfigError
 from stages.model.settings import LoraSettings, ModelSettings
 from stages.settings import Decides, Settings, Weights
@@ -109,6 +109,7 @@ def test_weights_from_elsewhere_are_fetched_once_for_all_processes(storage: Stor
     assert Path(here.loras[0].path).read_bytes() == b"first training"
     assert Path(here.loras[0].path).name == "weights.safetensors"  # readers look at the ending
     assert (here.loras[0].scale, here.steps) == (0.5, 4)
+    check_weights(storage, here, digest_of(storage, given))
 
 
 def test_weights_that_have_changed_are_fetched_anew(storage: Storage, remote: str):
