@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from undisturbed import HANGING_SECONDS
+
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 GOES_WRONG = '''
 import os, signal, sys
@@ -48,7 +51,7 @@ if __name__ == "__main__":
 def dub(folder: Path, command: list[str], *words: str) -> subprocess.CompletedProcess[str]:
     given = [*command, "run", *words, f"storage.cache={folder / 'node'}", "generate.sampler.steps=1"]
     environment = os.environ | {"PYTHONPATH": str(DEMO.parents[1]), "RAY_worker_niceness": "0"}
-    return subprocess.run(given, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    return subprocess.run(given, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGING_SECONDS)
 
 
 def films(root: Path) -> dict[str, str]:
@@ -63,6 +66,7 @@ def catalogue(folder: Path, *jobs: str) -> str:
     return f"catalogue={path}"
 
 
+@pytest.mark.timeout(2 * HANGING_SECONDS)
 def test_what_goes_wrong_costs_its_own_film_or_none(tmp_path: Path) -> None:
     script = tmp_path / "goes_wrong.py"
     script.write_text(GOES_WRONG)

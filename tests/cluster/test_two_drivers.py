@@ -6,18 +6,20 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from undisturbed import Calm
+import pytest
+from undisturbed import HANGING_SECONDS, Calm
 
 from pipeline.events import read_events, read_summary, runs
 from pipeline.storage import Storage, StorageSettings
 from pipeline.sweep import Kind, sweep
 
 
+@pytest.mark.timeout(2 * HANGING_SECONDS)
 def test_two_drivers_on_one_catalogue_make_one_film(calm: Calm, tmp_path: Path, storage_settings: StorageSettings):
     root = tmp_path / "out"
     command = calm.command("run", f"storage.root={root}", f"storage.cache={tmp_path / 'node'}")
     drivers = [subprocess.Popen(command, cwd=calm.folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [driver.communicate(timeout=500)[1] for driver in drivers]
+    told = [driver.communicate(timeout=HANGING_SECONDS)[1] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], "".join(told)
 
     assert sorted(path.name for path in (root / "films").iterdir()) == ["portrait.json", "portrait.mp4"]
@@ -37,5 +39,5 @@ def test_two_drivers_on_one_catalogue_make_one_film(calm: Calm, tmp_path: Path, 
 
     lost = sum(swept.files for swept in sweep(storage, 0, checkpoints=False, dry_run=False) if swept.kind == Kind.UNNAMED)
     assert lost == 0 or any(times == 2 for times in made.values())  # only what was made twice can have been made in vain
-    third = subprocess.run(command, cwd=calm.folder, capture_output=True, text=True, check=True, timeout=500)
+    third = subprocess.run(command, cwd=calm.folder, capture_output=True, text=True, check=True, timeout=HANGING_SECONDS)
     assert "nothing to do" in third.stderr
