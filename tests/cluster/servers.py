@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import venv
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MOTO = ROOT / ".venv-moto", "moto[s3,server]==5.2.5"
 SWIFT = ROOT / ".venv-swift", "swift==2.38.3"
 READY_SECONDS = 90
+PORTS = range(20000, 32768)
 
 _numbers = count()
 
@@ -110,11 +113,11 @@ class Processes:
 
 
 def start_moto(folder: Path) -> tuple[S3Server, Processes]:
-    """Moto, in memory."""
+    """Moto, in memory. It looks and then writes, as Swift does: what may be exclusive goes one by one."""
     (port,) = free_ports(1)
     processes = Processes(folder)
     try:
-        processes.start(program(MOTO, "moto_server"), "-H", "127.0.0.1", "-p", str(port))
+        processes.start(program(MOTO, "python"), "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port))
         processes.wait_for(f"http://127.0.0.1:{port}/moto-api/")
     except BaseException:
         processes.stop()
@@ -158,12 +161,31 @@ def start_swift(folder: Path) -> tuple[S3Server, Processes]:
     return S3Server("swift", endpoint, env, exclusive=False), processes
 
 
+_MOTO = """
+from threading import Lock
+from moto.s3.responses import S3Response
+from moto.server import main
+
+turn = Lock()
+
+def one_by_one(call):
+    def called(*given, **named):
+        with turn:
+            return call(*given, **named)
+    return called
+
+for name in ("put_object", "_key_response_post"):  # the latter completes uploads
+    setattr(S3Response, name, one_by_one(getattr(S3Response, name)))
+main()
+"""
+
 _PROXY = """
 [pipeline:main]
 pipeline = catch_errors gatekeeper cache listing_formats s3api tempauth copy slo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+error_suppression_limit = 1000000
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:1
@@ -187,6 +209,9 @@ def _common(folder: Path, port: int) -> str:
         "user": getpass.getuser(),
         "log_address": "/nonexistent",  # no syslog: logs go to stderr
         "fallocate_reserve": 0,
+        "conn_timeout": 30,  # the shipped half second to ten are for a machine that does nothing else
+        "node_timeout": 120,
+        "container_update_timeout": 120,  # later, and a listing does not know of a put that was answered
     }
     return "[DEFAULT]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
 
@@ -201,14 +226,15 @@ def _wait_for_port(port: int) -> None:
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports nobody listens on at this moment."""
-    sockets = [socket.socket() for _ in range(n)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports nobody listens on at this moment. Not of those that Linux gives away by itself: one would be taken before its server has begun."""
+    ports: list[int] = []
+    for port in SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == n:
+            return ports
+    raise RuntimeError(f"fewer than {n} ports are free from {PORTS.start} to {PORTS.stop - 1}")
 
 
 def program(environment: tuple[Path, str], name: str) -> Path:
