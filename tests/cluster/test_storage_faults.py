@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from proxy import ANSWERS, Fault, FaultProxy, Weather
 from servers import S3Server
-from undisturbed import Calm
+from undisturbed import HANGING_SECONDS, Calm
 
 from pipeline.events import latest_run, read_events
 from pipeline.storage import Options, Storage, StorageSettings
@@ -83,7 +83,7 @@ def test_every_call_survives_every_fault(way: Way, fault: Fault, tmp_path: Path)
 
     calls: dict[str, tuple[Callable[[], Any], Any]] = {
         "create": (lambda: storage.create("create", b"mine"), True),
-        "put": (lambda: storage.put("put", b"x"), storage.uri("put")),
+        "put_bytes": (lambda: storage.put("put_bytes", b"x"), storage.uri("put_bytes")),
         "put_file": (lambda: storage.put("put_file", tmp_path / "file"), storage.uri("put_file")),
         "read": (lambda: storage.read("read"), data),
         "nothing": (lambda: storage.read("nothing"), None),
@@ -101,7 +101,7 @@ def test_every_call_survives_every_fault(way: Way, fault: Fault, tmp_path: Path)
     assert done == {name: wanted for name, (_, wanted) in calls.items()}
     assert proxy.struck[fault] - before >= len(calls)
     proxy.calm()
-    assert [storage.read(name) for name in ("create", "put", "put_file", "delete")] == [b"mine", b"x", data, None]
+    assert [storage.read(name) for name in ("create", "put_bytes", "put_file", "delete")] == [b"mine", b"x", data, None]
 
 
 @pytest.mark.parametrize("fault", [Fault.LOSE_REPLY, Fault.TRUNCATE])
@@ -195,12 +195,14 @@ def test_listings_of_many_pages_are_whole(way: Way, monkeypatch: pytest.MonkeyPa
 # -- a whole run ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(2 * HANGING_SECONDS)
 def test_a_run_in_bad_weather_makes_the_same_film_and_leaves_nothing_behind(way: Way, calm: Calm, tmp_path: Path):
     through = replace(way.server, endpoint=way.proxy.endpoint).overrides(way.bucket)
 
     def dub(verb: str, *words: str) -> str:
         command = calm.command(verb, *words, *through, f"storage.cache={tmp_path / 'node'}")
-        done = subprocess.run(command, check=False, cwd=tmp_path, env=os.environ | way.server.env, capture_output=True, text=True, timeout=500)
+        environment = os.environ | way.server.env
+        done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGING_SECONDS)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
