@@ -187,7 +187,8 @@ def test_a_reader_sees_nothing_or_a_whole_result_and_never_nothing_again(place: 
     seen.append(place.ledger.find("generate", key, Clip))
     begin = next(number for number, record in enumerate(seen) if record is not None)
     assert set(seen[begin:]) <= {record for _, record in made}
-    assert set(seen[begin:]) <= set(taken)
+    if place.exclusive or place.proxy is None:  # else one may be seen whose maker, asking again, was told of another that replaced it
+        assert set(seen[begin:]) <= set(taken)
     assert len(set(seen[begin:])) == 1 or not place.exclusive
 
 
