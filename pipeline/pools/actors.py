@@ -24,7 +24,7 @@ from stages.errors import ConfigError
 Handle = Any
 """A Ray actor; its methods come to be at run time, so no type knows them."""
 
-ASKING_SECONDS = 20.0
+ASKING_SECONDS = 60.0
 LOSSES = (FailureClass.WORKER_LOST, FailureClass.GANG_LOST, FailureClass.HOST_OOM)
 
 
