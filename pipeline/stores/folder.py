@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 PART = ".part"  # ends the names of files still being written
 WRITING = re.compile(r"\.[0-9a-f]{32}\.part")
-MAKING_TRIES = 5  # of a folder that others take away because it is empty
+MAKING_TRIES = 20  # of a folder that others take away because it is empty
 
 
 class FolderStore:
