@@ -104,7 +104,7 @@ def make(shards: Shards) -> dict[str, torch.Tensor]:
 
 
 def settings(degree: int) -> ParallelSettings:
-    return ParallelSettings(degree=degree, backend="auto", timeout_seconds=30)
+    return ParallelSettings(degree=degree, backend="auto", timeout_seconds=300)
 
 
 def work(rank: int, degree: int, folder: Path) -> None:

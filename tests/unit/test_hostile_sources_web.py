@@ -449,7 +449,7 @@ def test_a_server_that_falls_silent_is_given_up(storage_with: Make, site: Site, 
     def half(request: BaseHTTPRequestHandler) -> None:
         says(body=b"12345", Content_Length="10")(request)
         request.wfile.flush()
-        over.wait(10)
+        over.wait(60)
 
     over = threading.Event()
     monkeypatch.setattr(web, "READ_SECONDS", 0.2)

@@ -152,7 +152,8 @@ def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.M
 
         async def run(self, order: Order, on_part: object) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.sleep(0.2)
+            while not waited:
+                await asyncio.sleep(0.01)
             waited.append(order.stage)  # once was not enough
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
