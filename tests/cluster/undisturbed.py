@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
-HANGING_SECONDS = 1500  # a `dub` command that takes longer hangs: three minutes are seen where others share its two cores
+HANGING_SECONDS = 1500  # a `dub` command that takes longer hangs: two minutes were seen where both cores were taken
 
 
 @dataclass(frozen=True)
