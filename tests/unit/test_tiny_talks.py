@@ -57,16 +57,16 @@ def test_mouths_follow_the_speech(talks: list[Talk]):
     assert all(0.6 < talk.amplitude < 1.6 for talk in talks)
 
 
-def test_of_two_dozen_people_nearly_all_talk(studio: Studio, said: list[Utterance]):
-    """For a window each. Of the faces of `benchmarks.talk` one is known to fail; a second one would be a change for the worse."""
+def test_two_dozen_people_talk(studio: Studio, said: list[Utterance]):
+    """The faces of `benchmarks.talk`, for a window each."""
     found = []
     for number in range(24):
         portrait, picture = cast.cast(number)
         words = said[number % 3].sound[SAMPLE_RATE // 2 :][: studio.model.window_frames * SAMPLE_RATE // FPS]
         film = studio.film(picture, [words], number)
         found.append(correlation(MouthMeter.of(portrait)(film), heard(words).openness, LAGS).r)
-    assert np.mean(found) > 0.75
-    assert sorted(found)[1] > 0.6
+    assert np.mean(found) > 0.8
+    assert min(found) > 0.6
 
 
 def test_a_mouth_that_never_moves_is_not_on_time():
