@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
     storage, story = find_story(asked.run, asked.overrides)
     told_in = {job: story.asked[job] for job in story.missing}
-    kept = [(run, letter) for run in sorted({*told_in.values(), story.run}) for letter in read_dead(storage, run)]
+    kept = [(run, letter) for run in story.runs for letter in read_dead(storage, run)]
     letters = [(run, letter) for run, letter in kept if told_in.get(letter.job) == run or letter.job not in story.asked]  # a row without an id
     unreached = len(story.missing) - sum(letter.job in story.missing for _, letter in letters)
     if asked.json:

@@ -189,7 +189,10 @@ class Crew:
         return await borne(self.works.retry, self.works.stopping, call, *words)
 
     def _put_aside(self, surgery: Surgery, verb: Verb, key: str, segment: Segment) -> None:
-        """Withdraws the segment's windows from the first one asked for, and then its clip, whose entry tells that nothing older is left."""
+        """Withdraws the segment's windows from the first one asked for, and then its clip, whose entry tells that nothing older is left.
+
+        Two drivers that do so in the same moment may make a window twice.
+        """
         ledger = self.works.ledger
         if surgery.name and ledger.has_withdrawn(verb.name, key, once=surgery.name):
             return

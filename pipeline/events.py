@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
 FLUSH_EVENTS = 5000
-READS_AT_ONCE = 16
+AT_ONCE = 16
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
@@ -158,17 +158,18 @@ class RunLog:
                     self._changed.wait_for(lambda: self._closed, FLUSH_SECONDS)
 
     def _flush(self) -> None:
-        while self._letters:
-            self._send(self._letters[0])
-            self._letters.pop(0)
         with self._changed:
-            events = list(self._events)
+            events, letters = list(self._events), list(self._letters)
         if events:
             columns = {field.name: [getattr(event, field.name) for event in events] for field in fields(Event)}
             number = self._pages[-1][0].stop if self._pages else 0
             self._pages.append(pages.write(self._storage, self._folder, number, columns))
             with self._changed:
                 del self._events[: len(events)]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(self._send, letters))
+        with self._changed:
+            del self._letters[: len(letters)]
 
     def _bind(self, *, ended: bool) -> None:
         while several := pages.to_bind(self._pages, ended=ended):
@@ -221,7 +222,7 @@ def read_dead(storage: Storage, run: str) -> list[DeadLetter]:
 
 def _read_all(storage: Storage, folder: str) -> list[bytes]:
     names = storage.list(folder)
-    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
         found = threads.map(lambda name: storage.read(f"{folder}/{name}"), names)
         return [data for data in found if data is not None]
 

@@ -113,6 +113,8 @@ class Gang:
             if low_memory and not self._low_memory:
                 self.dismiss()
             if not self._ranks and (fault := await self._muster(low_memory)) is not None:
+                if fault.kind is FailureClass.CONFIG and fault.mark != NO_ROOM:  # perhaps it is the node: let Ray choose again
+                    self.disband()
                 self.dismiss()
                 return _of_gang(fault.at_opening())
             kind = (order.pace, self._low_memory)

@@ -34,22 +34,28 @@ class Posts(Generic[P]):
         self._posts = posts
         self._slots = Slots(posts)
         self._rest_seconds = rest_seconds
+        self._busy: list[P] = []
         self._have_stood = False
 
     async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
-        """The record, or a `Fault`."""
-        async with self._slots.place(order.priority) as post:
-            answer = await post.serve(order, on_part, low_memory)
-            self._have_stood = self._have_stood or not isinstance(answer, Fault) or not answer.opening
-            if not isinstance(answer, Fault) or not answer.opening or answer.kind is not FailureClass.CONFIG:
-                return answer
-            others = any(other.stands for other in self._posts if other is not post)
-            if others:
+        """The record, or a `Fault`. An order that has come to a post which cannot be filled waits for another, as long as one stands or comes up."""
+        while True:
+            async with self._slots.place(order.priority) as post:
+                self._busy.append(post)
+                try:
+                    answer = await post.serve(order, on_part, low_memory)
+                finally:
+                    self._busy.remove(post)
+                if not isinstance(answer, Fault) or not answer.opening:
+                    self._have_stood = True
+                    return answer
+                if answer.kind is not FailureClass.CONFIG:
+                    return answer
+                if not any(other.stands or other in self._busy for other in self._posts if other is not post):
+                    gone = answer.mark == NO_ROOM and self._have_stood
+                    return replace(answer, kind=FailureClass.NODE_LOST, mark="").at_opening() if gone else answer
                 logger.warning("%s: one of its places rests for %g s, the others go on: %s", order.stage, self._rest_seconds, answer.reason)
                 self._slots.rest(post, self._rest_seconds)
-            if others or (answer.mark == NO_ROOM and self._have_stood):
-                return replace(answer, kind=FailureClass.NODE_LOST, mark="").at_opening()
-            return answer
 
     def drain(self) -> None:
         """Takes no more orders."""

@@ -30,7 +30,7 @@ class Slots(Generic[Place]):
             self._give(place)
 
     def rest(self, place: Place, seconds: float) -> None:
-        """A place that is held now is offered to nobody until so long after it is given back."""
+        """A place that is held now is offered to nobody until so long after it is given back, and then last of those that are free."""
         self._resting[place] = seconds
 
     def close(self) -> None:
@@ -54,13 +54,13 @@ class Slots(Generic[Place]):
                 self._give(waiter.result())
             raise
 
-    def _give(self, place: Place) -> None:
+    def _give(self, place: Place, at: int | None = None) -> None:
         if (seconds := self._resting.pop(place, None)) is not None:
-            asyncio.get_running_loop().call_later(seconds, self._give, place)
+            asyncio.get_running_loop().call_later(seconds, self._give, place, 0)
             return
         while self._waiting:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():
                 waiter.set_result(place)
                 return
-        self._free.append(place)  # taken next: the place used last is the one whose worker is warm
+        self._free.insert(len(self._free) if at is None else at, place)  # the last is taken next: the place used last has a warm worker

@@ -51,28 +51,37 @@ def test_weights_that_are_wrong_everywhere_are_the_settings() -> None:
     assert told(served(Posts([Bench("film", OTHER_WEIGHTS)], 60), 2)) == ["film", FailureClass.CONFIG]
 
 
-def test_a_place_that_cannot_be_filled_is_passed_over_as_long_as_others_stand() -> None:
-    async def work() -> list[Any]:
-        good, bad = Bench("film 1", "film 2", "film 3", "film 4"), Bench(OTHER_WEIGHTS, "film 5")
+def test_a_place_that_cannot_be_filled_is_passed_over_while_another_comes_up() -> None:
+    """The order waits for that one, is not tried in vain, and comes back to a rested place only where no other is free."""
+
+    async def work() -> tuple[list[Any], list[Any]]:
+        up, told = asyncio.Event(), asyncio.Event()
+
+        class Slow(Bench):
+            async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+                told.set()
+                await up.wait()  # its weights are many
+                return await super().serve(order, on_part, low_memory)
+
+        good, bad = Slow("film 1", "film 2", "film 3"), Bench(OTHER_WEIGHTS, "film 4")
         posts = Posts([good, bad], 0.2)
-        begun = asyncio.Event()
+        first = asyncio.create_task(posts.serve(ORDER, print, False))
+        await told.wait()
+        second = asyncio.create_task(posts.serve(ORDER, print, False))
+        while len(bad.answers) > 1:
+            await asyncio.sleep(0)
+        up.set()
+        answers = [await first, await second]
+        await asyncio.sleep(0.5)  # the rest is over
+        answers.append(await posts.serve(ORDER, print, False))
+        return answers, bad.answers
 
-        async def long(order: Order, on_part: OnPart, low_memory: bool) -> Any:
-            begun.set()
-            await asyncio.sleep(0.05)
-            return await Bench.serve(good, order, on_part, low_memory)
+    assert asyncio.run(work()) == (["film 1", "film 2", "film 3"], ["film 4"])
 
-        first = await posts.serve(ORDER, print, False)
-        good.serve = long  # type: ignore[method-assign]
-        holding = asyncio.create_task(posts.serve(ORDER, print, False))
-        await begun.wait()
-        passed = await posts.serve(ORDER, print, False)
-        after = [await posts.serve(ORDER, print, False) for _ in range(2)]
-        await asyncio.sleep(0.5)
-        holding_again = asyncio.create_task(posts.serve(ORDER, print, False))
-        await asyncio.sleep(0)
-        return [first, passed, await holding, *after, await holding_again, bad.answers]
 
-    *answers, left = asyncio.run(work())
-    assert told(answers) == ["film 1", FailureClass.NODE_LOST, "film 2", "film 3", "film 4", "film 5"]
-    assert left == []
+def test_places_that_can_none_of_them_be_filled_end_the_order() -> None:
+    async def work() -> list[Any]:
+        posts = Posts([Bench(OTHER_WEIGHTS, OTHER_WEIGHTS), Bench(OTHER_WEIGHTS, OTHER_WEIGHTS)], 60)
+        return await asyncio.gather(*(posts.serve(ORDER, print, False) for _ in range(2)))
+
+    assert told(asyncio.run(work())) == [FailureClass.CONFIG] * 2

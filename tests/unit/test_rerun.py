@@ -294,6 +294,10 @@ def test_failures_tells_of_rows_that_have_no_id(dub: Said, storage: Storage):
     said = dub("failures")[1]
     assert "2 failed\n" in said
     assert "line 7: catalogue failed (input, 1 attempt): no JSON" in said
+    logged(storage, "b", done="b", parent=log.run)  # a rerun of the other, mended
+    said = dub("failures")[1]
+    assert "1 failed\n" in said
+    assert "line 7: catalogue failed" in said
 
 
 def test_failures_of_a_whole_run_are_none(dub: Said, storage: Storage):
