@@ -245,7 +245,7 @@ def test_a_rank_that_hangs_is_noticed_by_the_pace_of_earlier_windows(nodes: Node
     (stuck,) = ends(gangs(diary, storage_settings, degree=2, floor_seconds=8), order("hang", "stuck"))
     assert told(stuck) == (FailureClass.GANG_LOST, 2)
     silence = re.search(r"gave no sign for (\S+) s", str(stuck))
-    assert silence is not None and float(silence[1]) < PATIENCE_SECONDS  # learnt from the first window, and not the longest bound
+    assert silence is not None and 8 <= float(silence[1]) < PATIENCE_SECONDS  # the floor, or learnt from a slow first window; not the longest bound
     assert "1: " in stuck.trace
     assert "stuck_in_a_collective" in stuck.trace  # where each rank stands
 
