@@ -17,12 +17,16 @@ from stages.errors import BadInput, ConfigError
 class Story:
     """A run and the runs that it was a rerun of, told as one."""
 
-    run: str  # the latest
-    runs: tuple[str, ...]  # the oldest first
+    runs: tuple[str, ...]  # their ids, the oldest first
     record: dict[str, Any]  # what was asked by the latest of them that went for all that was missing: its overrides and its catalogue hold
     asked: dict[str, str]  # every job, and every bad row, of any of them -> the run it was last asked of
     missing: frozenset[str]  # those that got no film when they were last asked for
     surgery: Surgery | None  # the latest, where some of its films are missing
+
+    @property
+    def run(self) -> str:
+        """The latest."""
+        return self.runs[-1]
 
 
 def find_run(run: str | None, overrides: Sequence[str]) -> tuple[Storage, str]:
@@ -65,5 +69,5 @@ def _told(storage: Storage, records: Sequence[dict[str, Any]]) -> Story:
             surgery = Surgery.of_record(record["surgery"])
         asked |= dict.fromkeys(wanted, record["run"])
         missing = (missing | wanted) - done_jobs(storage, record["run"])
-    told = tuple(record["run"] for record in records)
-    return Story(told[-1], told, whole, asked, frozenset(missing), surgery if surgery and surgery.jobs & missing else None)
+    runs = tuple(record["run"] for record in records)
+    return Story(runs, whole, asked, frozenset(missing), surgery if surgery and surgery.jobs & missing else None)
