@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## films from the demo catalogue on a local Ray cluster, and a contact sheet of them
 	@$(BIN)/dub run catalogue=assets/demo/catalogue.jsonl storage.root=$(DEMO)
-	@$(BIN)/python -m launch.sheet $(DEMO)/films $(DEMO)/sheet.png
+	@$(BIN)/python -m infinitedub.launch.contact_sheet $(DEMO)/films $(DEMO)/sheet.png
 	@echo; echo "films          $(DEMO)/films"; echo "contact sheet  $(DEMO)/sheet.png"
 
 test: setup ## every test this machine can run, two kinds at a time; gpu where there is CUDA

@@ -76,7 +76,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Desk:
+class ActorSlot:
     """A folder with a catalogue of drawn faces, footage with cuts, and one file that is no film."""
 
     folder: Path
@@ -94,10 +94,19 @@ class Desk:
         return self.folder / "catalogue.jsonl"
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "launch.cli", "run", f"catalogue={self.catalogue}", f"storage.cache={self.folder / 'node'}", *SETTINGS, *words]
+        return [
+            sys.executable,
+            "-m",
+            "infinitedub.launch.cli",
+            "run",
+            f"catalogue={self.catalogue}",
+            f"storage.cache={self.folder / 'node'}",
+            *SETTINGS,
+            *words,
+        ]
 
 
-def calm_films(desk: Desk) -> dict[str, str]:
+def calm_films(desk: ActorSlot) -> dict[str, str]:
     """Sha256 of each film of an undisturbed run: in one process, on a local folder, without a cluster."""
     out = desk.folder / "calm"
     done = subprocess.run(
@@ -128,7 +137,7 @@ class Nodes:
         self._workers.append(self._cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE))
 
     def processes(self, kind: str) -> list[psutil.Process]:
-        """The actors of a kind, `Rank` or `Hand` (of the other stages), on all nodes, the oldest first; `Rank.work` for those that are at work."""
+        """The actors of a class (`RankWorker`; `RayWorker` for other stages) on all nodes, oldest first; `RankWorker.work`: with a call."""
         found = [process for node in self._workers for process in self._children(node) if _name(process).startswith(f"ray::{kind}")]
         return sorted(found, key=lambda process: process.pid)
 
@@ -267,7 +276,7 @@ class Chaos:
         return self._kill_one("Rank.work", over)
 
     def _worker(self, driver: Driver, over: Callable[[], bool]) -> bool:
-        return self._kill_one("Hand", over)
+        return self._kill_one("RayWorker", over)
 
     def _node(self, driver: Driver, over: Callable[[], bool]) -> bool:
         self._nodes.lose(self._random)
@@ -335,7 +344,7 @@ def check(server: S3Server, bucket: str, calm: dict[str, str], driver: Driver) -
 
 
 def one_round(
-    desk: Desk, calm: dict[str, str], server: S3Server, proxy: FaultProxy, nodes: Nodes, chaos: Chaos, tally: Tally, more: Callable[[], bool]
+    desk: ActorSlot, calm: dict[str, str], server: S3Server, proxy: FaultProxy, nodes: Nodes, chaos: Chaos, tally: Tally, more: Callable[[], bool]
 ) -> None:
     """The catalogue on an empty root, disturbed as long as there is to be `more`. Raises Lost."""
     bucket = server.bucket()
@@ -359,7 +368,7 @@ def one_round(
     tally.films += len(calm)
 
 
-def soak(desk: Desk, seed: int, nodes_count: int, more: Callable[[Tally], bool], console: Console) -> Tally:
+def soak(desk: ActorSlot, seed: int, nodes_count: int, more: Callable[[Tally], bool], console: Console) -> Tally:
     """Rounds of chaos as long as there is to be `more`, one at least. Raises Lost where a film is not what it should be."""
     begun = time.monotonic()
     calm = calm_films(desk)
@@ -411,7 +420,7 @@ def main() -> int:
     end = time.monotonic() + options.minutes * 60
     with tempfile.TemporaryDirectory() as folder:
         try:
-            tally = soak(Desk(Path(folder)), options.seed, options.nodes, lambda _: time.monotonic() < end, console)
+            tally = soak(ActorSlot(Path(folder)), options.seed, options.nodes, lambda _: time.monotonic() < end, console)
         except Lost as lost:
             console.print(f"LOST: {lost}", markup=False)
             return 1

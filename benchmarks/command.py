@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pipeline.events import latest_run, read_events
-from pipeline.storage import Storage
+from infinitedub.pipeline.state.run_log import latest_run, read_events
+from infinitedub.pipeline.storage.storage import Storage
 
 SAMPLE_RATE = 16000
 SAMPLE_SECONDS = 0.02  # between two looks at the process
@@ -88,7 +88,7 @@ def dub(catalogue: Path, root: Path, words: Sequence[str]) -> Run:
     settings = [f"catalogue={catalogue}", f"storage.root={root}", f"storage.cache={root / 'node'}", "pools=inline", *words]
     began = time.monotonic()
     with (root / "log.txt").open("w") as log:
-        child = subprocess.Popen([sys.executable, "-m", "launch.cli", "run", *settings], stdout=log, stderr=subprocess.STDOUT)
+        child = subprocess.Popen([sys.executable, "-m", "infinitedub.launch.cli", "run", *settings], stdout=log, stderr=subprocess.STDOUT)
     resident, status, peak = watch(child.pid)
     child.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - began
@@ -112,7 +112,7 @@ def watch(pid: int) -> tuple[tuple[tuple[float, int], ...], int, int]:
 
 def stages_of(root: Path, settings: Sequence[str]) -> tuple[Stage, ...]:
     """When which stage worked in the latest run under `root`."""
-    from launch.compose import checked, compose
+    from infinitedub.launch.compose import checked, compose
 
     storage = Storage(checked(compose(list(settings))).storage)
     run = latest_run(storage)

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from benchmarks.command import sides
 from benchmarks.flops import IMAGE_TOKENS, TERA, Size, Window, build_denoiser, codec_flops, embed_flops, forward_flops
-from stages.model.dit import TEXT_TOKENS, InfiniteTalkTransformer, Told
-from stages.model.latents import LatentCodec
-from stages.model.shards import Alone
+from infinitedub.stages.model.dit import TEXT_TOKENS, EmbeddedConditioning, InfiniteTalkTransformer
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.shards import Alone
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CODEC_WIDTH = 96  # channels of the published autoencoder's first level: what `codec_flops` holds for
@@ -44,7 +44,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
+class WorkSeconds:
     """What one alternative took per pass."""
 
     case: Case
@@ -90,7 +90,7 @@ def stopwatch(work: Callable[[], object], device: str) -> float:
     return start.elapsed_time(stop) / 1000
 
 
-def race(cases: Sequence[Case], device: str, warmups: int, rounds: int) -> tuple[list[Took], list[str]]:
+def race(cases: Sequence[Case], device: str, warmups: int, rounds: int) -> tuple[list[WorkSeconds], list[str]]:
     """What each case took, and why those are missing that this machine cannot do. Each round calls every case once."""
     able, missing, peaks = [], [], {}
     for case in cases:
@@ -109,7 +109,7 @@ def race(cases: Sequence[Case], device: str, warmups: int, rounds: int) -> tuple
         for case in able:
             times[case.name].append(stopwatch(case.work, device))
     taken = [(case, times[case.name]) for case in able]
-    return [Took(case, statistics.median(all_) / case.passes, max(all_) / min(all_), peaks[case.name]) for case, all_ in taken], missing
+    return [WorkSeconds(case, statistics.median(all_) / case.passes, max(all_) / min(all_), peaks[case.name]) for case, all_ in taken], missing
 
 
 class Denoiser:
@@ -129,7 +129,7 @@ class Denoiser:
         self._masks[0, :, : width // 2] = self._masks[1, :, width // 2 :] = 1
         self._told = {persons: self.tell(persons) for persons in (1, 2)}
 
-    def tell(self, persons: int) -> Told:
+    def tell(self, persons: int) -> EmbeddedConditioning:
         """Embeds a text, a picture and the speech of `persons`."""
         size, given = self.size, torch.Generator(self._device).manual_seed(persons)
 
@@ -139,7 +139,7 @@ class Denoiser:
         audio = draw(persons, self.window.frames, size.audio_window, size.audio_layers, size.audio_width)
         return self.network.embed(draw(1, TEXT_TOKENS, size.text), draw(1, IMAGE_TOKENS, size.image), audio)
 
-    def forward(self, told: Told, within: AbstractContextManager[object] | None = None) -> Tensor:
+    def forward(self, told: EmbeddedConditioning, within: AbstractContextManager[object] | None = None) -> Tensor:
         """One pass over as many videos as were told."""
         batch = len(told.context)
         with within or nullcontext():
@@ -157,7 +157,7 @@ class Denoiser:
             Case("embedded at every step", lambda: self.forward(self.tell(persons)), each_step),
         ]
         if persons == 1:  # the map of two persons is made for one video at a time
-            twice = Told(torch.cat([told.context] * 2), torch.cat([told.audio] * 2), 1)
+            twice = EmbeddedConditioning(torch.cat([told.context] * 2), torch.cat([told.audio] * 2), 1)
             found += [
                 Case("two passes, one after the other", lambda: [self.forward(told) for _ in range(2)], 2 * flops, 2),
                 Case("two passes in one batch", lambda: self.forward(twice), 2 * flops, 2),
@@ -189,7 +189,7 @@ def codec_cases(window: Window, motion: int, width: int, device: str) -> list[Ca
     return found
 
 
-def tell(title: str, results: Sequence[Took], missing: Sequence[str], peak: float, baselines: int) -> None:
+def tell(title: str, results: Sequence[WorkSeconds], missing: Sequence[str], peak: float, baselines: int) -> None:
     """Prints a table; every `baselines` rows the first is what the others are compared with, in all of them if 0."""
     table = Table("per pass", "seconds", "ratio", "slowest/fastest", "TFLOP", "TFLOP/s", "of peak", "GiB at most", title=title)
     for number, took in enumerate(results):

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-import conf
-from stages.model.dit import PATCH, TEXT_TOKENS, InfiniteTalkTransformer
-from stages.model.latents import LatentCodec
-from stages.model.shards import Alone
+from infinitedub import conf
+from infinitedub.stages.model.dit import PATCH, TEXT_TOKENS, InfiniteTalkTransformer
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.shards import Alone
 
 IMAGE_TOKENS = 257
 TERA = 1e12

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import QUICK, sides, write_catalogue
-from launch.compose import checked, compose
-from launch.dispatch import dispatch
-from pipeline import run
-from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import Fault
-from pipeline.pools.worker import Part, Worker
-from pipeline.storage import StorageSettings
-from stages.contract import Seat, Stage
+from infinitedub.launch.compose import checked, compose
+from infinitedub.launch.dispatch import dispatch
+from infinitedub.pipeline.pools.pool import OnPart, StageCall
+from infinitedub.pipeline.pools.retry import Failure
+from infinitedub.pipeline.pools.worker import Part, Worker
+from infinitedub.pipeline.run import driver
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Rank, Stage
 
 FPS = 25
 MIB = 2**20
@@ -50,10 +50,10 @@ def resident(line: str) -> int:
     return next(int(text.split()[1]) * 1024 for text in status.splitlines() if text.startswith(f"{line}:"))
 
 
-def serve(stage: Stage, storage: StorageSettings, order: Order, out: Connection) -> None:
+def serve(stage: Stage, storage: StorageSettings, order: StageCall, out: Connection) -> None:
     """The child: one call of one stage, then what it took."""
     worker = Worker(stage, storage, 1)
-    if (fault := worker.open(Seat())) is not None:
+    if (fault := worker.open(Rank())) is not None:
         out.send(fault)
         return
     opened = resident("VmRSS")
@@ -68,10 +68,10 @@ class Apart:
     def __init__(self, name: str, stage: Stage, storage: StorageSettings, held: dict[str, Held]) -> None:
         self._name, self._stage, self._storage, self._held = name, stage, storage, held
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
         return await asyncio.to_thread(self._run, order, on_part)
 
-    def _run(self, order: Order, on_part: OnPart) -> Any:
+    def _run(self, order: StageCall, on_part: OnPart) -> Any:
         here, there = multiprocessing.Pipe(duplex=False)
         child = multiprocessing.get_context("spawn").Process(target=serve, args=(self._stage, self._storage, order, there))
         child.start()
@@ -79,7 +79,7 @@ class Apart:
         record: Any = None
         try:
             while not isinstance(reply := here.recv(), Held):
-                if isinstance(reply, Fault):
+                if isinstance(reply, Failure):
                     raise RuntimeError(f"{self._name}: {reply.reason}\n{reply.trace}")
                 if isinstance(reply, Part):
                     on_part(reply.value)
@@ -105,7 +105,7 @@ def dub(folder: Path, minutes: float, options: argparse.Namespace) -> dict[str, 
     def apart(stages: Mapping[str, Stage], degree: int, pools: object, storage: StorageSettings, *_: object) -> dict[str, Apart]:
         return {name: Apart(name, stage, storage, held) for name, stage in stages.items()}
 
-    with patch.object(run, "open_pools", apart), ExitStack() as session:
+    with patch.object(driver, "open_pools", apart), ExitStack() as session:
         code = dispatch(checked(compose(words)), words, session)
     if code:
         raise RuntimeError(f"the film of {minutes:g} min was not made: exit code {code}")

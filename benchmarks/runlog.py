@@ -26,19 +26,20 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from launch.compose import checked, compose
-from launch.status import main as status
-from pipeline import pages, run
-from pipeline.catalogue import Catalogue
-from pipeline.ledger import Ledger
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.pool import OnPart, Order, Took
-from pipeline.pools.retry import Patience
-from pipeline.pools.slots import Slots
-from pipeline.standing import standings
-from pipeline.storage import Storage
-from stages.contract import Stage
-from stages.records import (
+from infinitedub.launch.compose import checked, compose
+from infinitedub.launch.status import main as status
+from infinitedub.pipeline.catalogue.rows import Catalogue
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.pool import OnPart, StageCall, WorkSeconds
+from infinitedub.pipeline.pools.retry import RetryPolicy
+from infinitedub.pipeline.pools.slots import Slots
+from infinitedub.pipeline.run import driver
+from infinitedub.pipeline.state import event_pages
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.run_status import job_statuses
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.contract import Stage
+from infinitedub.stages.records import (
     Artifact,
     Chunk,
     Clip,
@@ -98,54 +99,54 @@ class Studio:
             picture.write_bytes(b"a face")
             yield Job(f"job-{number:06d}", Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
-    def answer(self, order: Order, on_part: OnPart) -> Any:
+    def answer(self, order: StageCall, on_part: OnPart) -> Any:
         make: Callable[..., Any] = getattr(self, f"_{order.stage}")
         return make(order, on_part)
 
-    def _ingest(self, order: Order, on_part: OnPart) -> Source:
+    def _ingest(self, order: StageCall, on_part: OnPart) -> Source:
         own = Artifact(self.file.uri, order.key, 17, "picture/png")
         return Source(own, False, 64, 64, 25.0, 1, (Voice(self.file, 16000, 16000, 0, None),))
 
-    def _segment(self, order: Order, on_part: OnPart) -> tuple[Segment, ...]:
+    def _segment(self, order: StageCall, on_part: OnPart) -> tuple[Segment, ...]:
         step = SEGMENT_FRAMES // self.windows
         windows = tuple(Window(Span(step * number, step * (number + 1)), 0, 0, 0) for number in range(self.windows))
         return tuple(Segment(index, Span(SEGMENT_FRAMES * index, SEGMENT_FRAMES * (index + 1)), windows) for index in range(self.per_job))
 
-    def _listen(self, order: Order, on_part: OnPart) -> Speech:
+    def _listen(self, order: StageCall, on_part: OnPart) -> Speech:
         return Speech(self.file, SEGMENT_FRAMES * self.per_job, (-23.0,))
 
-    def _condition(self, order: Order, on_part: OnPart) -> Conditions:
+    def _condition(self, order: StageCall, on_part: OnPart) -> Conditions:
         return Conditions(self.file, 64, 64)
 
-    def _generate(self, order: Order, on_part: OnPart) -> Clip:
+    def _generate(self, order: StageCall, on_part: OnPart) -> Clip:
         segment: Segment = order.records[0]
         chunks = tuple(Chunk(number, self.file, window.span.frames) for number, window in enumerate(segment.windows))
         for chunk in chunks:
             on_part(chunk)
         return Clip(segment.index, segment.span, chunks)
 
-    def _assemble(self, order: Order, on_part: OnPart) -> Film:
+    def _assemble(self, order: StageCall, on_part: OnPart) -> Film:
         return Film(Artifact(self.file.uri, order.key, 17, "film/mp4"), SEGMENT_FRAMES * self.per_job, 25.0, 0.0)
 
-    def _publish(self, order: Order, on_part: OnPart) -> Receipt:
+    def _publish(self, order: StageCall, on_part: OnPart) -> Receipt:
         return Receipt(self.file.uri, self.file.sha256, self.file.bytes, self.file.uri)
 
 
 class Ready:
     """A pool whose workers answer at once."""
 
-    def __init__(self, studio: Studio, workers: int, patience: Patience, ledger: Ledger | None, meter: Meter) -> None:
+    def __init__(self, studio: Studio, workers: int, patience: RetryPolicy, ledger: Ledger | None, meter: Meter) -> None:
         self._studio, self._patience, self._ledger, self._meter = studio, patience, ledger, meter
         self._slots = Slots([None] * workers)
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
         async def once(heard: OnPart, low_memory: bool) -> Any:
             async with self._slots.place(order.priority):
                 record = self._studio.answer(order, heard)
                 await asyncio.sleep(0)
                 if self._ledger is not None:
                     record = await asyncio.to_thread(self._ledger.commit, order.stage, order.key, "benchmark", record)
-                heard(Took(0.0))
+                heard(WorkSeconds(0.0))
                 return record
 
         if order.stage == "generate":
@@ -159,7 +160,7 @@ class Ready:
         self._slots.close()
 
 
-def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argparse.Namespace) -> tuple[Meter, float, run.Outcome]:
+def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argparse.Namespace) -> tuple[Meter, float, driver.Outcome]:
     """One run; what it took of memory and, in seconds, of this process's CPU time."""
     words = ["catalogue=none", f"storage.root={root / 'out'}", f"storage.cache={root / 'node'}", f"pools.jobs_in_flight={2 * options.workers}"]
     config = checked(compose(words))
@@ -168,29 +169,29 @@ def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argpars
     ledger = Ledger(storage) if options.commit else None
 
     def ready(stages: Mapping[str, Stage], *_: Any) -> dict[str, Ready]:
-        patience = Patience(config.pools.retry, Alarm(config.pools.same_error_limit, lambda reason: None))
+        patience = RetryPolicy(config.pools.retry, CircuitBreaker(config.pools.same_error_limit, lambda reason: None))
         return {name: Ready(studio, options.workers, patience, ledger, meter) for name in stages}
 
     spent = time.process_time()
-    with patch.object(run, "open_pools", ready), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        outcome = asyncio.run(run.run_jobs(config, Catalogue(jobs, ()), storage, lambda: None, overrides=words, parent=None))
+    with patch.object(driver, "open_pools", ready), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        outcome = asyncio.run(driver.run_jobs(config, Catalogue(jobs, ()), storage, lambda: None, overrides=words, parent=None))
     return meter, time.process_time() - spent, outcome
 
 
-def tell_log(root: Path, outcome: run.Outcome, console: Console) -> None:
+def tell_log(root: Path, outcome: driver.Outcome, console: Console) -> None:
     """Prints what the log takes: its size, what binding its pages costs, and what asking for the state of the run does."""
     storage = Storage(checked(compose(["catalogue=none", f"storage.root={root / 'out'}"])).storage)
     folder = f"runs/{outcome.run}/events"
     names = storage.list(folder)
     size = sum((root / "out" / folder / name).stat().st_size for name in names)
-    events = pages.read(storage, folder, ["job"]).num_rows
+    events = event_pages.read(storage, folder, ["job"]).num_rows
     console.print(f"log: {events} events in {len(names)} pages, {size / MIB:.1f} MiB, {size / events:.1f} bytes an event")
-    found, _ = pages.to_read(names)
+    found, _ = event_pages.to_read(names)
     begun = time.monotonic()
-    _, bound = pages.bind(storage, folder, found)
+    _, bound = event_pages.bind(storage, folder, found)
     console.print(f"binding all of them once more: {time.monotonic() - begun:.2f} s for {bound / MIB:.1f} MiB")
     begun = time.monotonic()
-    told = standings(storage, outcome.run, [])
+    told = job_statuses(storage, outcome.run, [])
     console.print(f"counting how {len(told)} jobs stand: {time.monotonic() - begun:.2f} s")
     begun = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -198,7 +199,7 @@ def tell_log(root: Path, outcome: run.Outcome, console: Console) -> None:
     console.print(f"dub status: {time.monotonic() - begun:.2f} s, without starting Python")
 
 
-def tell_run(meter: Meter, cpu: float, outcome: run.Outcome, jobs: int, segments: int, console: Console) -> None:
+def tell_run(meter: Meter, cpu: float, outcome: driver.Outcome, jobs: int, segments: int, console: Console) -> None:
     """Prints memory and time of a run."""
     if len(meter.marks) > WARM + 1:
         table = Table("segments", "resident, MiB", "ms per segment since the last line")

@@ -28,7 +28,7 @@ configuration: `dub run --cfg job` prints every value; `dub run --help` the grou
 
 def main() -> int:
     """Runs one verb; its exit code."""
-    from stages.errors import DubError
+    from infinitedub.stages.errors import DubError
 
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help", "help"):
@@ -40,7 +40,7 @@ def main() -> int:
     if verb not in VERBS:
         print(f"dub: there is no verb {verb!r}; the verbs are {', '.join(VERBS)} (dub --help)", file=sys.stderr)
         return 4
-    run: Callable[[list[str]], int] = import_module(f"launch.{verb}").main
+    run: Callable[[list[str]], int] = import_module(f"infinitedub.launch.{verb}").main
     try:
         return run(rest)
     except DubError as error:

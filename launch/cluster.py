@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from pipeline.pools.settings import ClusterSettings
-from stages.errors import ConfigError
+from infinitedub.pipeline.pools.settings import ClusterSettings
+from infinitedub.stages.errors import ConfigError
 
 KNOCK_SECONDS = 10
 

@@ -12,15 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from pipeline.config import RunConfig
-from stages.errors import ConfigError
+from infinitedub.pipeline.config import RunConfig
+from infinitedub.stages.errors import ConfigError
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The composed configuration, unchecked. Raises ConfigError for an unknown key, group or option."""
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_module("conf", version_base="1.3"):
+        with hydra.initialize_config_module("infinitedub.conf", version_base="1.3"):
             return hydra.compose("run", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from None
@@ -51,7 +51,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if isinstance(error, MissingConfigException):  # the group is there, and Hydra names its options
         return ConfigError(first_line(error))
     try:
-        with hydra.initialize_config_module("conf", version_base="1.3"):
+        with hydra.initialize_config_module("infinitedub.conf", version_base="1.3"):
             known: Any = OmegaConf.to_container(hydra.compose("run"), resolve=False)
     except (HydraException, OmegaConfBaseException):
         return ConfigError(first_line(error))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from pipeline.catalogue import Catalogue, read_catalogue
-from pipeline.config import RunConfig
-from pipeline.run import Outcome, run_jobs
-from pipeline.storage import Storage
-from pipeline.surgery import Surgery
-from stages.errors import ConfigError
+from infinitedub.pipeline.catalogue.rows import Catalogue, read_catalogue
+from infinitedub.pipeline.config import RunConfig
+from infinitedub.pipeline.run.driver import Outcome, run_jobs
+from infinitedub.pipeline.state.forced_rerun import ForcedRerun
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import ConfigError
 
 ALL_DONE, SOME_FAILED, STOPPED, REFUSED = 0, 2, 3, 4
 
@@ -23,7 +23,7 @@ def dispatch(
     *,
     ids: frozenset[str] | None = None,
     parent: str | None = None,
-    surgery: Surgery | None = None,
+    forced_rerun: ForcedRerun | None = None,
 ) -> int:
     """Runs the catalogue, or the rows named by `ids`. The cluster is left up in `session`, for the next sweep point."""
     storage = Storage(config.storage)
@@ -37,11 +37,11 @@ def dispatch(
 
     def raise_cluster() -> None:
         if config.pools.kind == "actors":
-            from launch.cluster import cluster
+            from infinitedub.launch.cluster import cluster
 
             session.enter_context(cluster(config.cluster))
 
-    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent, surgery=surgery))
+    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent, forced_rerun=forced_rerun))
     print(summary(outcome, storage), file=sys.stderr)
     if outcome.stopped or outcome.unlogged:
         return STOPPED

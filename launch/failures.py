@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from launch.past import find_story
-from pipeline.events import DeadLetter, read_dead
-from pipeline.report import literal_console
+from infinitedub.launch.run_history import find_history
+from infinitedub.pipeline.run.progress import literal_console
+from infinitedub.pipeline.state.run_log import DeadLetter, read_dead
 
 LINES = 8
 
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="a list with everything that is known, for programs")
     parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
     asked = parser.parse_intermixed_args(argv)
-    storage, story = find_story(asked.run, asked.overrides)
+    storage, story = find_history(asked.run, asked.overrides)
     told_in = {job: story.asked[job] for job in story.missing}
     kept = [(run, letter) for run in story.runs for letter in read_dead(storage, run)]
     letters = [(run, letter) for run, letter in kept if told_in.get(letter.job) == run or letter.job not in story.asked]  # a row without an id

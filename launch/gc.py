@@ -22,10 +22,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
     asked = parser.parse_intermixed_args(argv)
 
-    from launch.compose import checked, compose
-    from pipeline.events import latest_run
-    from pipeline.storage import Storage
-    from pipeline.sweep import sweep
+    from infinitedub.launch.compose import checked, compose
+    from infinitedub.pipeline.state.garbage_collection import sweep
+    from infinitedub.pipeline.state.run_log import latest_run
+    from infinitedub.pipeline.storage.storage import Storage
 
     storage = Storage(checked(compose(["catalogue=none", *asked.overrides])).storage)
     things, files, sizes = Counter[str](), Counter[str](), Counter[str]()

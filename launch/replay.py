@@ -20,24 +20,24 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from launch.compose import checked, compose
-from launch.dispatch import ALL_DONE, SOME_FAILED, STOPPED, chosen
-from launch.past import find_run, overrides_of
-from pipeline.catalogue import read_catalogue
-from pipeline.config import RunConfig
-from pipeline.crew import Crew, StageFailed, Works
-from pipeline.events import read_dead, read_run
-from pipeline.files import CallFiles
-from pipeline.ledger import Ledger
-from pipeline.pools.pool import OnPart, Order, Pool
-from pipeline.pools.settings import InlineSettings
-from pipeline.pools.worker import with_local_weights
-from pipeline.roster import roster
-from pipeline.run import weights_of
-from pipeline.storage import Storage
-from stages.contract import Seat, Stage
-from stages.errors import ConfigError
-from stages.records import Chunk, Clip, Job, Provenance, Seed, Segment, Take
+from infinitedub.launch.compose import checked, compose
+from infinitedub.launch.dispatch import ALL_DONE, SOME_FAILED, STOPPED, chosen
+from infinitedub.launch.run_history import find_run, overrides_of
+from infinitedub.pipeline.catalogue.rows import read_catalogue
+from infinitedub.pipeline.config import RunConfig
+from infinitedub.pipeline.pools.pool import OnPart, Pool, StageCall
+from infinitedub.pipeline.pools.settings import InlineSettings
+from infinitedub.pipeline.pools.worker import with_local_weights
+from infinitedub.pipeline.run.driver import weights_of
+from infinitedub.pipeline.run.job_stages import JobStages, RunContext, StageFailed
+from infinitedub.pipeline.run.stage_registry import stage_specs
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.run_log import read_dead, read_run
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.contract import Rank, Stage
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Chunk, Clip, Job, Provenance, Seed, Segment, WindowCheckpoint
 
 
 def main(argv: list[str]) -> int:
@@ -102,7 +102,7 @@ def alone(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"generate": single})
 
 
-class Overlay(Ledger):
+class OverlayLedger(Ledger):
     """What a run has made, but for frames, and over it what a replay makes: written beside the run, not into it."""
 
     def __init__(self, own: Storage, shared: Storage) -> None:
@@ -120,7 +120,7 @@ class Bench:
 
     def __init__(self, config: RunConfig, shared: Storage, own: Storage, first_window: int, *, debug: bool) -> None:
         self._shared, self._own, self._first_window, self._debug = shared, own, first_window, debug
-        self._verbs = roster(config)
+        self._verbs = stage_specs(config)
         self._opened: dict[str, Stage] = {}
         # As many as in the run: another number adds up in another order, which changes the last bits.
         self._threads = config.pools.threads if isinstance(config.pools, InlineSettings) else config.pools.generate.threads
@@ -132,9 +132,9 @@ class Bench:
         pools: dict[str, Pool] = dict.fromkeys(self._verbs, self)
         nothing = Provenance("", {}, "", {}, {})
         digests = weights_of(self._verbs, self._shared)
-        ledger = Overlay(self._own, self._shared)
-        works = Works(self._verbs, lambda: pools, ledger, self._shared, digests, lambda event: None, lambda seconds: nothing)
-        crew = Crew(works, job, place=0)
+        ledger = OverlayLedger(self._own, self._shared)
+        works = RunContext(self._verbs, lambda: pools, ledger, self._shared, digests, lambda event: None, lambda seconds: nothing)
+        crew = JobStages(works, job, place=0)
         source = await crew.ingest(job.material)
         segments = await crew.segment(source, job.length)
         speech = await crew.listen(source)
@@ -144,10 +144,10 @@ class Bench:
         conditions = await crew.condition(source, segment, job.prompt)
         return await crew.generate(segment, conditions, speech, Seed(job.seed, job.id))
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
         """The record of a call, committed beside the run."""
         print(f"{order.label} {order.stage}", file=sys.stderr)
-        with CallFiles(self._own, stage=order.stage, key=order.key) as files:
+        with StageFiles(self._own, stage=order.stage, key=order.key) as files:
             if order.stage == "generate":
                 self._take_over(order, files)
             try:
@@ -168,7 +168,7 @@ class Bench:
         for stage in self._opened.values():
             stage.close()
 
-    def _made(self, order: Order, files: CallFiles) -> Any:
+    def _made(self, order: StageCall, files: StageFiles) -> Any:
         record = self._stage(order.stage)(*order.records, files=files)
         if not isinstance(record, Iterator):
             return record
@@ -182,23 +182,23 @@ class Bench:
     def _stage(self, name: str) -> Stage:
         if name not in self._opened:
             stage = with_local_weights(self._verbs[name].stage, self._own)
-            stage.open(Seat(device=getattr(stage.config, "device", "cpu")))
+            stage.open(Rank(device=getattr(stage.config, "device", "cpu")))
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(self._threads)
             self._opened[name] = stage
         return self._opened[name]
 
-    def _take_over(self, order: Order, files: CallFiles) -> None:
+    def _take_over(self, order: StageCall, files: StageFiles) -> None:
         """Remembers what the run has kept of the windows before the first."""
         for number in range(self._first_window):
-            take = Ledger(self._shared).find(order.stage, order.key, Take, part=number)
+            take = Ledger(self._shared).find(order.stage, order.key, WindowCheckpoint, part=number)
             if take is None:
                 raise ConfigError(f"--windows {self._first_window}: the run has kept no window {number} that was made with these settings")
-            files.remember(number, take)
+            files.save_checkpoint(number, take)
 
-    def _likeness(self, order: Order, chunk: Chunk) -> str:
+    def _likeness(self, order: StageCall, chunk: Chunk) -> str:
         """Whether the run has made the same bytes."""
-        take = Ledger(self._shared).find(order.stage, order.key, Take, part=chunk.window)
+        take = Ledger(self._shared).find(order.stage, order.key, WindowCheckpoint, part=chunk.window)
         if take is None:
             return ""
         return " (as in the run)" if take.chunk.picture.sha256 == chunk.picture.sha256 else " (other bytes than in the run)"

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from uuid import uuid4
 
-from launch.compose import checked, compose
-from launch.dispatch import dispatch
-from launch.past import find_story, overrides_of
-from pipeline.surgery import Surgery
-from stages.errors import ConfigError
+from infinitedub.launch.compose import checked, compose
+from infinitedub.launch.dispatch import dispatch
+from infinitedub.launch.run_history import find_history, overrides_of
+from infinitedub.pipeline.state.forced_rerun import ForcedRerun
+from infinitedub.stages.errors import ConfigError
 
 EPILOG = """
 making anew what is there:
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, on top of the overrides of that run")
     asked = parser.parse_intermixed_args(argv)
 
-    surgery = surgery_of(asked.ids, asked.segments, asked.windows, asked.reason)
-    _, story = find_story(asked.run, asked.overrides)
+    forced_rerun = forced_rerun_of(asked.ids, asked.segments, asked.windows, asked.reason)
+    _, story = find_history(asked.run, asked.overrides)
     overrides = overrides_of(story.record, asked.overrides)
     if asked.ids is not None:
         ids = frozenset(asked.ids.split(","))
@@ -51,17 +51,17 @@ def main(argv: list[str]) -> int:
     if not ids:
         print(f"run {story.run}: all {len(story.asked)} films are there, nothing to rerun")
         return 0
-    if surgery is not None:
-        begun = story.surgery if asked.run is None else find_story(None, asked.overrides)[1].surgery
-        surgery = begun if begun == surgery else replace(surgery, name=uuid4().hex)
-    elif story.surgery is not None and (asked.ids is None or (asked.run is not None and story.surgery.jobs & story.missing & ids)):
-        surgery = story.surgery
-        print(f"going on with what was begun: {surgery}")
+    if forced_rerun is not None:
+        begun = story.forced_rerun if asked.run is None else find_history(None, asked.overrides)[1].forced_rerun
+        forced_rerun = begun if begun == forced_rerun else replace(forced_rerun, name=uuid4().hex)
+    elif story.forced_rerun is not None and (asked.ids is None or (asked.run is not None and story.forced_rerun.jobs & story.missing & ids)):
+        forced_rerun = story.forced_rerun
+        print(f"going on with what was begun: {forced_rerun}")
     with ExitStack() as session:
-        return dispatch(checked(compose(overrides)), overrides, session, ids=ids, parent=story.run, surgery=surgery)
+        return dispatch(checked(compose(overrides)), overrides, session, ids=ids, parent=story.run, forced_rerun=forced_rerun)
 
 
-def surgery_of(ids: str | None, segments: str | None, windows: str | None, reason: str | None) -> Surgery | None:
+def forced_rerun_of(ids: str | None, segments: str | None, windows: str | None, reason: str | None) -> ForcedRerun | None:
     """What is to be made anew, by the words of the command line; None where they ask for nothing. Raises ConfigError where they do not fit."""
     if segments is None:
         if windows is not None:
@@ -78,4 +78,4 @@ def surgery_of(ids: str | None, segments: str | None, windows: str | None, reaso
     if windows is not None and not re.fullmatch(r"\d{1,6}:", windows):
         raise ConfigError(f"--windows {windows}: wanted K: such as 3: - window 3 and all behind it, since each begins with the end of the one before")
     chosen = None if segments == "all" else frozenset(map(int, segments.split(",")))
-    return Surgery(frozenset(ids.split(",")), chosen, 0 if windows is None else int(windows[:-1]), (reason or "").strip())
+    return ForcedRerun(frozenset(ids.split(",")), chosen, 0 if windows is None else int(windows[:-1]), (reason or "").strip())

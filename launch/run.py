@@ -16,10 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.compose import checked, explain, first_line
-from launch.dispatch import REFUSED, STOPPED, dispatch
-from pipeline.config import quoted
-from stages.errors import ConfigError, DubError
+from infinitedub.launch.compose import checked, explain, first_line
+from infinitedub.launch.dispatch import REFUSED, STOPPED, dispatch
+from infinitedub.pipeline.config import quoted
+from infinitedub.stages.errors import ConfigError, DubError
 
 FOLDER_LETTERS = 120  # of the 255 that file systems allow
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     overrides = [word for word in argv if "=" in word and not word.startswith("-")]
     with ExitStack() as session:
 
-        @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="run")
+        @hydra.main(version_base="1.3", config_path="pkg://infinitedub.conf", config_name="run")
         def app(composed: DictConfig) -> None:
             nonlocal begun
             begun = True

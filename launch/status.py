@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
-from launch.failures import told
-from launch.past import find_run
-from pipeline.events import read_dead, read_run, read_summary
-from pipeline.report import literal_console
-from pipeline.standing import Standing, standings
-from pipeline.surgery import Surgery
+from infinitedub.launch.failures import told
+from infinitedub.launch.run_history import find_run
+from infinitedub.pipeline.run.progress import literal_console
+from infinitedub.pipeline.state.forced_rerun import ForcedRerun
+from infinitedub.pipeline.state.run_log import read_dead, read_run, read_summary
+from infinitedub.pipeline.state.run_status import JobStatus, job_statuses
 
 ROWS = 200
 URGENT = ("failed", "running", "waiting", "done")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     storage, run = find_run(asked.run, asked.overrides)
     record, summary = read_run(storage, run), read_summary(storage, run)
     console = literal_console(width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
-    console.print(_table(run, record, summary, standings(storage, run, record["jobs"]), shown))
+    console.print(_table(run, record, summary, job_statuses(storage, run, record["jobs"]), shown))
     dead = read_dead(storage, run)
     for letter in dead[:shown]:
         for line in told(letter, 0):
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, states: dict[str, Standing], rows: int) -> Table:
+def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, states: dict[str, JobStatus], rows: int) -> Table:
     if summary is None:
         ending = "no summary yet: still running, or its driver died (the same command goes on from there)"
     else:
@@ -48,7 +48,7 @@ def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, sta
     counts = Counter(state.state for state in states.values())
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     whence = f"\na rerun of {record['parent']}" if record.get("parent") else ""
-    whence += f"\n{Surgery.of_record(record['surgery'])}" if record.get("surgery") else ""
+    whence += f"\n{ForcedRerun.of_record(record['forced_rerun'])}" if record.get("forced_rerun") else ""
     hidden = f"\n{rows} of {len(states)} jobs (--rows)" if len(states) > rows else ""
     table = Table(title=f"run {run}: {told}\n{record['catalogue']}; {ending}{whence}{hidden}", title_justify="left", box=None, padding=(0, 2))
     for name in ("job", "state", "stage", "segments", "windows", "made", "reused", "seconds"):
@@ -59,7 +59,7 @@ def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, sta
     return table
 
 
-def _shown(states: dict[str, Standing], rows: int) -> list[tuple[str, Standing]]:
+def _shown(states: dict[str, JobStatus], rows: int) -> list[tuple[str, JobStatus]]:
     """All of them in the catalogue's order, or those that are worth a look."""
     if len(states) <= rows:
         return list(states.items())

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from launch.compose import checked, compose
-from stages.errors import ConfigError
+from infinitedub.launch.compose import checked, compose
+from infinitedub.stages.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.verify.check import Check, Skipped
-    from pipeline.verify.run import Profile
+    from infinitedub.pipeline.verify.comparison import Check, Skipped
+    from infinitedub.pipeline.verify.suite import Profile
 
 PASSED, MISSED = 0, 1
 
@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
         return 4
     profile = read_profile([word for word in argv if "=" in word])
 
-    from pipeline.verify.check import Check, Skipped
-    from pipeline.verify.run import verify
+    from infinitedub.pipeline.verify.comparison import Check, Skipped
+    from infinitedub.pipeline.verify.suite import verify
 
     outcome = list(verify(Path(folders[0]), profile))
     checks = [line for line in outcome if isinstance(line, Check)]
@@ -56,7 +56,7 @@ def read_profile(overrides: list[str]) -> "Profile":
 
     import torch
 
-    from pipeline.verify.run import Profile
+    from infinitedub.pipeline.verify.suite import Profile
 
     dtype = torch.bfloat16 if generate.precision.dtype == "bf16" else torch.float32
     return Profile(generate.parallel, dtype, coefficients)

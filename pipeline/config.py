@@ -5,18 +5,18 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from pipeline.catalogue import RowSettings
-from pipeline.pools.settings import ClusterSettings, PoolsSettings, RaySettings
-from pipeline.storage import StorageSettings
-from stages.assemble.settings import AssembleSettings
-from stages.condition.settings import ConditionSettings
-from stages.errors import ConfigError
-from stages.generate.settings import GenerateSettings
-from stages.ingest.settings import IngestSettings
-from stages.listen.settings import ListenSettings
-from stages.publish.settings import PublishSettings
-from stages.segment.settings import SegmentSettings
-from stages.settings import Neutral, Settings
+from infinitedub.pipeline.catalogue.rows import RowSettings
+from infinitedub.pipeline.pools.settings import ClusterSettings, PoolsSettings, RaySettings
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.assemble.settings import AssembleSettings
+from infinitedub.stages.condition.settings import ConditionSettings
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.generate.settings import GenerateSettings
+from infinitedub.stages.ingest.settings import IngestSettings
+from infinitedub.stages.listen.settings import ListenSettings
+from infinitedub.stages.publish.settings import PublishSettings
+from infinitedub.stages.segment.settings import SegmentSettings
+from infinitedub.stages.settings import Neutral, Settings
 
 PLAIN = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9/._:@+-]*")
 

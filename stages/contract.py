@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from stages.records import Artifact
-from stages.settings import Settings
+from infinitedub.stages.records import Artifact
+from infinitedub.stages.settings import Settings
 
 T = TypeVar("T")
 
@@ -17,13 +17,13 @@ class Files(Protocol):
     def fetch(self, what: Artifact | str) -> Path:
         """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput (not there) or Transient."""
 
-    def keep(self, path: Path, kind: str) -> Artifact:
+    def store(self, path: Path, kind: str) -> Artifact:
         """Stores a finished local file for good and says where. The file may be moved away."""
 
-    def recall(self, number: int, type_: type[T]) -> T | None:
+    def load_checkpoint(self, number: int, type_: type[T]) -> T | None:
         """What this call or an earlier one for the same result has remembered under `number`; None where nothing is, or where its files have gone."""
 
-    def remember(self, number: int, record: T) -> T:
+    def save_checkpoint(self, number: int, record: T) -> T:
         """Commits a piece of the result at once, so that a call that is broken off can be taken up behind it. Returns what holds from now on: the
         given record, or that of another call that was quicker."""
 
@@ -35,11 +35,11 @@ class Files(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class Rank:
     """Where in a gang a stage sits, and on which device."""
 
-    rank: int = 0
-    world: int = 1
+    index: int = 0
+    world_size: int = 1
     device: str = "cpu"
     rendezvous: str = ""  # "tcp://host:port" of rank 0's store; empty where the world is 1
     low_memory: bool = False  # the GPU was too small before: get by with less of its memory, more slowly, but with the same bits
@@ -57,7 +57,7 @@ class Stage(Protocol):
 
     def __init__(self, config: Any) -> None: ...
 
-    def open(self, seat: Seat) -> None: ...
+    def open(self, rank: Rank) -> None: ...
 
     # Any names, since each stage has its own records; `files: Files` is always among them.
     def __call__(self, *records: Any, **files: Any) -> Any | Iterator[Any]: ...

@@ -203,7 +203,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class WindowCheckpoint:
     """A finished window, and what the next one starts from: enough to go on in another process, on another machine, with the same bits."""
 
     chunk: Chunk

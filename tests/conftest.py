@@ -12,8 +12,8 @@ import yaml
 # Read when torch is first imported. Tests that run ranks in threads would else start cores times ranks threads, which wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pipeline.sources import SourceSettings
-from pipeline.storage import Storage, StorageSettings
+from infinitedub.pipeline.storage.sources import SourceSettings
+from infinitedub.pipeline.storage.storage import Storage, StorageSettings
 
 # The same examples on every machine, however slow it is; `pytest --hypothesis-profile=search` looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)

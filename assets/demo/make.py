@@ -1,4 +1,4 @@
-"""Draws, speaks and encodes the demo's media: `python -m assets.demo.make FOLDER`. Needs the program espeak-ng for the voices.
+"""Draws, speaks and encodes the demo's media: `python -m infinitedub.assets.demo.make FOLDER`. Needs the program espeak-ng for the voices.
 
 The photograph and the catalogue are not made here; the boxes printed at the end are what the catalogue says about interview.png.
 """
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from assets.demo.scenes import interview, meadow, moment, portrait, studio
-from stages.media.encode import add_picture, create
-from stages.media.sound import as_frame, write_flac
+from infinitedub.assets.demo.scenes import interview, meadow, moment, portrait, studio
+from infinitedub.stages.media.encode import add_picture, create
+from infinitedub.stages.media.sound import as_frame, write_flac
 
 Sound = NDArray[np.int16]
 RATE = 22_050  # what espeak-ng gives, Hz

@@ -5,7 +5,7 @@ from enum import Enum
 
 import numpy as np
 
-from assets.demo.drawing import Colour, Frame, Paper, Points, mirrored, oval, shade, smooth
+from infinitedub.assets.demo.drawing import Colour, Frame, Paper, Points, mirrored, oval, shade, smooth
 
 FACE_RX, FACE_RY = 0.40, 0.50  # half of the face, in units of the head; the chin is at y = FACE_RY
 NECK = 0.45  # below the head's centre: what it turns about

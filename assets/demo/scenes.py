@@ -6,9 +6,9 @@ from math import pi, sin
 import numpy as np
 from PIL import Image
 
-from assets.demo.drawing import Colour, Frame, Paper, camera, shade, smooth
-from assets.demo.people import FACE_RX, FACE_RY, Hair, Looks, Pose, draw_person
-from stages.records import Box
+from infinitedub.assets.demo.drawing import Colour, Frame, Paper, camera, shade, smooth
+from infinitedub.assets.demo.people import FACE_RX, FACE_RY, Hair, Looks, Pose, draw_person
+from infinitedub.stages.records import Box
 
 REPORTER = Looks((242, 196, 164), (176, 62, 34), (64, 132, 92), (196, 74, 78), (38, 88, 108), (250, 240, 222), Hair.BOB)
 HOST = Looks((150, 98, 68), (44, 32, 34), (72, 44, 30), (146, 70, 66), (224, 164, 62), (250, 246, 238), Hair.SHORT)

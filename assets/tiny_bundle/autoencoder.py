@@ -17,8 +17,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from einops import rearrange
 from torch import Tensor, nn
 
-from assets.tiny_bundle.clips import ADVANCE, CLIP, COUNTS, SHAPES, WINDOW, load_corpus, open_frames, scene
-from assets.tiny_bundle.trainer import Crew, Plan, finished, short_floats, train
+from infinitedub.assets.tiny_bundle.clips import ADVANCE, CLIP, COUNTS, SHAPES, WINDOW, load_corpus, open_frames, scene
+from infinitedub.assets.tiny_bundle.trainer import Crew, Plan, finished, short_floats, train
 
 PATCH = 2
 CODEC = dict(

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from assets.tiny_bundle import faces
-from assets.tiny_bundle.faces import SIDE, Act, Camera, Frames, Odds, Portrait, Size
-from assets.tiny_bundle.trainer import Crew
-from assets.tiny_bundle.voices import Utterance, training_corpus
-from stages.records import Box
+from infinitedub.assets.tiny_bundle import faces
+from infinitedub.assets.tiny_bundle.faces import SIDE, Act, Camera, Frames, Odds, Portrait, Size
+from infinitedub.assets.tiny_bundle.trainer import Crew
+from infinitedub.assets.tiny_bundle.voices import Utterance, training_corpus
+from infinitedub.stages.records import Box
 
 WINDOW, ADVANCE = 33, 24
 CLIP = WINDOW + ADVANCE

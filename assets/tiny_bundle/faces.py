@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from assets.demo.drawing import Colour, Frame, Paper, camera
-from assets.demo.people import FACE_RX, FACE_RY, FEATURES, NECK, Hair, Looks, Pose, draw_person
-from assets.tiny_bundle.voices import Curve
-from stages.records import Box
+from infinitedub.assets.demo.drawing import Colour, Frame, Paper, camera
+from infinitedub.assets.demo.people import FACE_RX, FACE_RY, FEATURES, NECK, Hair, Looks, Pose, draw_person
+from infinitedub.assets.tiny_bundle.voices import Curve
+from infinitedub.stages.records import Box
 
 Frames = NDArray[np.uint8]  # [n, height, width, 3]
 Size = tuple[int, int]  # height and width in pixels

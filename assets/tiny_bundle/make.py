@@ -1,6 +1,6 @@
 """Writes a toy model with random weights in the layout of the real one.
 
-    python -m assets.tiny_bundle.make OUT
+    python -m infinitedub.assets.tiny_bundle.make OUT
 
 The same seed gives the same files, bit for bit. Networks, loaders and file names are the product's own; only the sizes are small.
 """
@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel, Wav2Vec2Config, Wav2Vec2Model
 
-from stages.model.dit import InfiniteTalkTransformer
-from stages.model.shards import Alone
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.model.shards import Alone
 
 SEED = 20260101
 AUDIO_NAMES = ("audio_proj.", ".audio_cross_attn.", ".norm_x.")

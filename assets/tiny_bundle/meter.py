@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
-from assets.tiny_bundle.faces import Frames, Portrait, draw, heads, mouth_box, resting, shut, still
-from assets.tiny_bundle.voices import Curve
+from infinitedub.assets.tiny_bundle.faces import Frames, Portrait, draw, heads, mouth_box, resting, shut, still
+from infinitedub.assets.tiny_bundle.voices import Curve
 
 Pictures = NDArray[np.float32]
 

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assets.tiny_bundle.autoencoder import decode, encode
-from assets.tiny_bundle.autoencoder import learn as learn_autoencoder
-from assets.tiny_bundle.clips import write_whole
-from assets.tiny_bundle.denoiser import KINDS, LESSONS, SHIFT, STEPS, Ear, Windows, flow_of, learn, untold
-from assets.tiny_bundle.latents import MOTION, ROLLED, open_rolled
-from assets.tiny_bundle.trainer import Crew, short_floats
-from stages.generate.sampling.schedules import shifted_sigmas
-from stages.model.dit import InfiniteTalkTransformer
+from infinitedub.assets.tiny_bundle.autoencoder import decode, encode
+from infinitedub.assets.tiny_bundle.autoencoder import learn as learn_autoencoder
+from infinitedub.assets.tiny_bundle.clips import write_whole
+from infinitedub.assets.tiny_bundle.latent_cache import MOTION, ROLLED, open_rolled
+from infinitedub.assets.tiny_bundle.train_denoiser import KINDS, LESSONS, SHIFT, STEPS, SpeechCheckpoint, Windows, flow_of, learn, untold
+from infinitedub.assets.tiny_bundle.trainer import Crew, short_floats
+from infinitedub.stages.generate.sampling.schedules import shifted_sigmas
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
 
 AUDIO_SCALE = 1.75  # of the guidance, as in the product's preset
 BATCH = 8
@@ -33,7 +33,7 @@ def roll_out_all(folder: Path, crew: Crew) -> None:
     """Makes this process's share; goes on where it was cut off."""
     network = learn(folder, crew, "alone").eval()
     autoencoder = learn_autoencoder(folder, crew).eval()
-    ear = Ear(folder, crew)
+    ear = SpeechCheckpoint(folder, crew)
     if crew.rank == 0:
         for shape in ROLLED:
             open_rolled(folder, shape)

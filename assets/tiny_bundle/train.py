@@ -1,6 +1,6 @@
 """Trains the tiny bundle, from nothing to weights.
 
-    python -m assets.tiny_bundle.train WORK_DIR [--processes 2] [--device cpu] [--only STAGE ...]
+    python -m infinitedub.assets.tiny_bundle.train WORK_DIR [--processes 2] [--device cpu] [--only STAGE ...]
 
 Needs espeak-ng and scipy, which the product does not. WORK_DIR keeps the drawn clips, the latents and the state of every stage: a run that was
 cut off, or told to stop, goes on from there. On a CPU each process uses one thread, and the processes share every batch. The last stage writes
@@ -20,20 +20,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from assets.tiny_bundle import autoencoder, clips, denoiser, export, hearing, latents, rollouts
-from assets.tiny_bundle.trainer import Crew
+from infinitedub.assets.tiny_bundle import autoencoder, clips, export, latent_cache, mouth_reader, rollouts, train_denoiser
+from infinitedub.assets.tiny_bundle.trainer import Crew
 
 Stage = Callable[[Path, Crew], object]
 
 STAGES: dict[str, tuple[Stage, bool]] = {  # and whether several processes take part
     "corpus": (lambda folder, _: clips.load_corpus(folder), False),
     **{shape: (partial(clips.render, shape=shape), True) for shape in clips.SHAPES},
-    "hearing": (hearing.learn, False),
+    "hearing": (mouth_reader.learn, False),
     **{stage: (partial(autoencoder.learn, stage=stage), True) for stage in autoencoder.PLANS},
-    "latents": (latents.encode_all, True),
-    "denoiser": (partial(denoiser.learn, stage="alone"), True),
+    "latents": (latent_cache.encode_all, True),
+    "denoiser": (partial(train_denoiser.learn, stage="alone"), True),
     "rollouts": (rollouts.roll_out_all, True),
-    "chained": (partial(denoiser.learn, stage="chained"), True),
+    "chained": (partial(train_denoiser.learn, stage="chained"), True),
     "export": (lambda folder, _: export.write_bundle(folder, folder / "bundle"), False),
 }
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, resample_poly, sosfiltfilt
 
-from stages.listen.loudness import level, measure
-from stages.model.speech import FRAME_SAMPLES, SAMPLE_RATE
+from infinitedub.stages.listen.loudness import level, measure
+from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 
 Sound = NDArray[np.float32]  # mono at SAMPLE_RATE
 Curve = NDArray[np.float64]  # one value per film frame

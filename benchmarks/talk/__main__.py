@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from assets.tiny_bundle.faces import FPS
 from benchmarks.talk import cast, measures
 from benchmarks.talk.measures import Dubbing, Shown
 from benchmarks.talk.sheet import write_sheet
 from benchmarks.talk.studio import Studio
+from infinitedub.assets.tiny_bundle.faces import FPS
 
 NOISE_DB = -45.0
 RECORDED_ON = 3  # faces that speak with recorded voices

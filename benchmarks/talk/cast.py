@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from assets.tiny_bundle import faces, voices
-from assets.tiny_bundle.clips import SHAPES
-from assets.tiny_bundle.faces import Act, Camera, Frames, Portrait
-from assets.tiny_bundle.voices import Utterance
-from stages.media.sound import read_mono
-from stages.model.speech import SAMPLE_RATE
-from stages.records import Box
+from infinitedub.assets.tiny_bundle import faces, voices
+from infinitedub.assets.tiny_bundle.clips import SHAPES
+from infinitedub.assets.tiny_bundle.faces import Act, Camera, Frames, Portrait
+from infinitedub.assets.tiny_bundle.voices import Utterance
+from infinitedub.stages.media.sound import read_mono
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
+from infinitedub.stages.records import Box
 
 UNSEEN = 90_000  # the seeds of faces that training does not use begin here
 COUPLES, FILMED = 95_000, 97_000

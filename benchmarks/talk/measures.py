@@ -7,19 +7,19 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from assets.tiny_bundle import faces, voices
-from assets.tiny_bundle.faces import FPS, Frames, Portrait
-from assets.tiny_bundle.meter import MouthMeter
-from assets.tiny_bundle.voices import Curve, Utterance
 from benchmarks.talk import cast
 from benchmarks.talk.studio import Studio
-from stages.inspect.drift import colour_drift, sharpness_ratio
-from stages.inspect.seams import mean_seam
-from stages.inspect.sync import correlation, pearson
-from stages.inspect.trace import Trace, read_trace
-from stages.model.weights.bundle import open_bundle
-from stages.model.weights.locate import locate
-from stages.records import Box
+from infinitedub.assets.tiny_bundle import faces, voices
+from infinitedub.assets.tiny_bundle.faces import FPS, Frames, Portrait
+from infinitedub.assets.tiny_bundle.meter import MouthMeter
+from infinitedub.assets.tiny_bundle.voices import Curve, Utterance
+from infinitedub.stages.inspect.drift import colour_drift, sharpness_ratio
+from infinitedub.stages.inspect.seams import mean_seam
+from infinitedub.stages.inspect.sync import correlation, pearson
+from infinitedub.stages.inspect.trace import Trace, read_trace
+from infinitedub.stages.model.weights.bundle import open_bundle
+from infinitedub.stages.model.weights.paths import locate
+from infinitedub.stages.records import Box
 
 LAGS = range(-2, 3)
 FOLLOWS = 0.5  # r from which on a mouth follows the speech, and its lag tells something

@@ -9,18 +9,18 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from assets.tiny_bundle.faces import Frames
-from assets.tiny_bundle.voices import Sound
-from launch.compose import checked, compose
-from stages.condition.stage import ConditionStage
-from stages.contract import Seat
-from stages.generate.stage import GenerateStage
-from stages.listen.stage import ListenStage
-from stages.media.footage import read_all, write_lossless
-from stages.media.sound import write_flac
-from stages.model.speech import FRAME_SAMPLES, SAMPLE_RATE
-from stages.records import Artifact, Box, Chunk, Prompt, Seed, Segment, Source, Voice
-from stages.segment.plan import plan_segments
+from infinitedub.assets.tiny_bundle.faces import Frames
+from infinitedub.assets.tiny_bundle.voices import Sound
+from infinitedub.launch.compose import checked, compose
+from infinitedub.stages.condition.stage import ConditionStage
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.generate.stage import GenerateStage
+from infinitedub.stages.listen.stage import ListenStage
+from infinitedub.stages.media.sound import write_flac
+from infinitedub.stages.media.video import read_all, write_lossless
+from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
+from infinitedub.stages.records import Artifact, Box, Chunk, Prompt, Seed, Segment, Source, Voice
+from infinitedub.stages.segment.plan import plan_segments
 
 T = TypeVar("T")
 
@@ -35,15 +35,15 @@ class Desk:
     def fetch(self, what: Artifact | str) -> Path:
         return Path(what if isinstance(what, str) else what.uri)
 
-    def keep(self, path: Path, kind: str) -> Artifact:
+    def store(self, path: Path, kind: str) -> Artifact:
         kept = self.scratch() / path.name
         shutil.move(path, kept)
         return Artifact(str(kept), "", kept.stat().st_size, kind)
 
-    def recall(self, number: int, type_: type[T]) -> T | None:
+    def load_checkpoint(self, number: int, type_: type[T]) -> T | None:
         return None
 
-    def remember(self, number: int, record: T) -> T:
+    def save_checkpoint(self, number: int, record: T) -> T:
         return record
 
     def scratch(self) -> Path:
@@ -66,7 +66,7 @@ class Studio:
         self.model = config.generate.model
         self.stages = ListenStage(config.listen), ConditionStage(config.condition), GenerateStage(config.generate)
         for stage in self.stages:
-            stage.open(Seat())
+            stage.open(Rank())
         self.busy = 0.0  # seconds of processor time spent on films
         self.made = 0  # frames of them
 

@@ -10,16 +10,16 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.pools.lastwords import Witness, bear_witness, last_words
-from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.posts import Posts
-from pipeline.pools.retry import NO_ROOM, FailureClass, Fault, Patience, fault_of, tail
-from pipeline.pools.settings import ActorSettings
-from pipeline.pools.together import Ended, Watch, together
-from pipeline.pools.worker import Part, Worker
-from pipeline.storage import StorageSettings
-from stages.contract import Seat, Stage
-from stages.errors import ConfigError
+from infinitedub.pipeline.pools.crash_report import WorkerProcess, crash_report, register_stack_dump
+from infinitedub.pipeline.pools.gather import GatherResult, Watchdog, gather_ranks
+from infinitedub.pipeline.pools.pool import OnPart, StageCall
+from infinitedub.pipeline.pools.posts import Dispatcher
+from infinitedub.pipeline.pools.retry import NO_ROOM, Failure, FailureClass, RetryPolicy, failure_of, tail
+from infinitedub.pipeline.pools.settings import ActorSettings
+from infinitedub.pipeline.pools.worker import Part, Worker
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Rank, Stage
+from infinitedub.stages.errors import ConfigError
 
 Handle = Any
 """A Ray actor; its methods come to be at run time, so no type knows them."""
@@ -33,15 +33,15 @@ class Place:
     """Where a worker runs."""
 
     node: str  # Ray's id
-    witness: Witness
+    witness: WorkerProcess
 
 
-class Hand(Worker):
+class RayWorker(Worker):
     """A worker on a Ray actor."""
 
     def settle(self) -> Place:
         """Says where it came to be, once it has."""
-        return Place(ray.get_runtime_context().get_node_id(), bear_witness())
+        return Place(ray.get_runtime_context().get_node_id(), register_stack_dump())
 
 
 class ActorPool:
@@ -55,15 +55,15 @@ class ActorPool:
         storage: StorageSettings,
         *,
         placement_seconds: float,
-        patience: Patience,
+        patience: RetryPolicy,
         weights: str = "",
     ) -> None:
         """`weights`: the digest of the stage's weights, in each process's eyes; empty where it has none."""
-        self._desks = [Desk(name, stage, settings, storage, placement_seconds, weights) for _ in range(settings.actors)]
-        self._posts = Posts(self._desks, placement_seconds)
+        self._desks = [ActorSlot(name, stage, settings, storage, placement_seconds, weights) for _ in range(settings.actors)]
+        self._posts = Dispatcher(self._desks, placement_seconds)
         self._patience = patience
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
         return await self._patience.until_done(order, on_part, partial(self._posts.serve, order))
 
     def drain(self) -> None:
@@ -75,7 +75,7 @@ class ActorPool:
             desk.dismiss()
 
 
-class Desk:
+class ActorSlot:
     """A place for one worker. Ray restarts nothing by itself: whether work is tried again depends on the order, not on the actor."""
 
     def __init__(self, name: str, stage: Stage, settings: ActorSettings, storage: StorageSettings, placement_seconds: float, weights: str) -> None:
@@ -88,9 +88,9 @@ class Desk:
         self._places: list[Place] = []
         self._low_memory = False
 
-    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
-        """The record, or a `Fault`. The worker of a call that is broken off dies with it; one that gets by with less memory stays."""
-        watch = Watch(self._settings.watchdog_seconds)
+    async def serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
+        """The record, or a `Failure`. The worker of a call that is broken off dies with it; one that gets by with less memory stays."""
+        watch = Watchdog(self._settings.watchdog_seconds)
         try:
             if low_memory and not self._low_memory:
                 self.dismiss()
@@ -98,8 +98,8 @@ class Desk:
                 self.dismiss()
                 return fault.at_opening()
             watch.heard()
-            ended = await together([replying(self._worker, order, on_part, watch)], watch, 0)
-            verdict = await with_last_words(ended, self._places)
+            ended = await gather_ranks([replying(self._worker, order, on_part, watch)], watch, 0)
+            verdict = await with_crash_report(ended, self._places)
         except BaseException:
             self.dismiss()
             raise
@@ -114,21 +114,21 @@ class Desk:
             self._worker = None
             self.stands = False
 
-    async def _take_on(self, low_memory: bool) -> Fault | None:
+    async def _take_on(self, low_memory: bool) -> Failure | None:
         """Brings up a worker: a place, the process, the stage."""
         settings = self._settings
-        hand: Any = ray.remote(Hand)
+        hand: Any = ray.remote(RayWorker)
         hired = hand.options(num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory_bytes, **NO_SECOND_LIFE)
         self._worker, self._low_memory = hired.remote(*self._arguments), low_memory
         try:
             self._places = await placed(self._name, [self._worker], self._asked(), self._placement_seconds)
         except ConfigError as error:
-            return replace(fault_of(error), mark=NO_ROOM)
+            return replace(failure_of(error), mark=NO_ROOM)
         except RayError as error:
             return loss(error)
         device = "cuda:0" if settings.gpus else "cpu"  # Ray shows a process only the GPUs it was given
-        opened = await together([opening(self._worker, Seat(device=device, low_memory=low_memory))], Watch(settings.watchdog_seconds), 0)
-        fault: Fault | None = await with_last_words(opened, self._places)
+        opened = await gather_ranks([opening(self._worker, Rank(device=device, low_memory=low_memory))], Watchdog(settings.watchdog_seconds), 0)
+        fault: Failure | None = await with_crash_report(opened, self._places)
         self.stands = fault is None
         return fault
 
@@ -160,16 +160,16 @@ def words(resources: dict[str, float]) -> str:
     return ", ".join(said)
 
 
-async def opening(worker: Handle, seat: Seat) -> Fault | None:
-    """Opens a worker at its seat."""
+async def opening(worker: Handle, rank: Rank) -> Failure | None:
+    """Opens a worker at its rank."""
     try:
-        return await worker.open.remote(seat)
+        return await worker.open.remote(rank)
     except RayError as error:
         return loss(error)
 
 
-async def replying(worker: Handle, order: Order, on_part: OnPart, watch: Watch) -> Any:
-    """What the worker makes of an order: its record or a `Fault`. Each sign of life is noted, each part passed on."""
+async def replying(worker: Handle, order: StageCall, on_part: OnPart, watch: Watchdog) -> Any:
+    """What the worker makes of an order: its record or a `Failure`. Each sign of life is noted, each part passed on."""
     replies = worker.work.options(num_returns="streaming").remote(order)
     try:
         async for reference in replies:
@@ -178,19 +178,19 @@ async def replying(worker: Handle, order: Order, on_part: OnPart, watch: Watch) 
             if isinstance(reply, Part):
                 on_part(reply.value)
             else:
-                return reply if isinstance(reply, Fault) else reply.record
+                return reply if isinstance(reply, Failure) else reply.record
     except RayError as error:
         return loss(error)
     raise RuntimeError(f"{order.stage}: the worker ended without an answer")
 
 
-def loss(error: RayError) -> Fault:
-    """What Ray's own errors mean. Errors of the stage do not come this way: a worker gives them as a `Fault`."""
+def loss(error: RayError) -> Failure:
+    """What Ray's own errors mean. Errors of the stage do not come this way: a worker gives them as a `Failure`."""
     if isinstance(error, RayTaskError):
-        return Fault(FailureClass.CODE, str(error.cause), tail(error.traceback_str))
+        return Failure(FailureClass.CODE, str(error.cause), tail(error.traceback_str))
     if isinstance(error, OutOfMemoryError):
         told = str(error).strip().partition("\n")[0]
-        return Fault(
+        return Failure(
             FailureClass.HOST_OOM, f"killed because its machine ran out of memory; set memory_bytes aside for it, or run fewer beside it: {told}", ""
         )
     told = str(error).partition("Some common causes")[0]  # Ray's advice for the general case is long
@@ -199,15 +199,15 @@ def loss(error: RayError) -> Fault:
     node = isinstance(error, NodeDiedError | ActorUnavailableError) or (
         isinstance(error, ActorDiedError) and (error.preempted or "node has died" in str(error))
     )
-    return Fault(FailureClass.NODE_LOST if node else FailureClass.WORKER_LOST, reason, "")
+    return Failure(FailureClass.NODE_LOST if node else FailureClass.WORKER_LOST, reason, "")
 
 
-async def with_last_words(ended: Ended, places: Sequence[Place]) -> Any:
+async def with_crash_report(ended: GatherResult, places: Sequence[Place]) -> Any:
     """The verdict; where it is about processes that died or fell silent, with what they wrote before, or where they stand."""
     verdict = ended.verdict()
-    if not isinstance(verdict, Fault) or verdict.kind not in LOSSES or verdict.trace:
+    if not isinstance(verdict, Failure) or verdict.kind not in LOSSES or verdict.trace:
         return verdict
-    dead = [place for place, answer in enumerate(ended.answers) if isinstance(answer, Fault) and not answer.trace]
+    dead = [place for place, answer in enumerate(ended.answers) if isinstance(answer, Failure) and not answer.trace]
     asked = dead or ended.hushed
     words = await asyncio.gather(*(_asking(places[place], hung=not dead) for place in asked))
     told = [f"{place}: {line}" if len(places) > 1 else line for place, said in zip(asked, words, strict=True) for line in said.splitlines()]
@@ -217,7 +217,7 @@ async def with_last_words(ended: Ended, places: Sequence[Place]) -> Any:
 async def _asking(place: Place, hung: bool) -> str:
     """The last words of one process; nothing where its machine does not answer either."""
     here = NodeAffinitySchedulingStrategy(place.node, soft=False)
-    reading: Any = ray.remote(last_words)
+    reading: Any = ray.remote(crash_report)
     try:
         async with asyncio.timeout(ASKING_SECONDS):
             return str(await reading.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(place.witness, hung))

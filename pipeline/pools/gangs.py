@@ -10,17 +10,17 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pipeline.pools.actors import NO_SECOND_LIFE, Hand, Handle, Place, loss, opening, placed, replying, with_last_words, words
-from pipeline.pools.pace import Pace
-from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.posts import Posts
-from pipeline.pools.retry import NO_ROOM, FailureClass, Fault, Patience, fault_of
-from pipeline.pools.settings import GangSettings
-from pipeline.pools.together import Watch, together
-from pipeline.storage import StorageSettings
-from stages.contract import Seat, Stage
-from stages.errors import ConfigError
-from stages.records import Chunk
+from infinitedub.pipeline.pools.actors import NO_SECOND_LIFE, Handle, Place, RayWorker, loss, opening, placed, replying, with_crash_report, words
+from infinitedub.pipeline.pools.gather import Watchdog, gather_ranks
+from infinitedub.pipeline.pools.pace import AdaptiveTimeout
+from infinitedub.pipeline.pools.pool import OnPart, StageCall
+from infinitedub.pipeline.pools.posts import Dispatcher
+from infinitedub.pipeline.pools.retry import NO_ROOM, Failure, FailureClass, RetryPolicy, failure_of
+from infinitedub.pipeline.pools.settings import GangSettings
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Rank, Stage
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Chunk
 
 HOST = "127.0.0.1"  # a gang is packed on one node
 
@@ -37,16 +37,16 @@ class GangPool:
         storage: StorageSettings,
         *,
         placement_seconds: float,
-        patience: Patience,
+        patience: RetryPolicy,
         weights: str = "",
     ) -> None:
         """`weights`: the digest of the stage's weights, in each process's eyes; empty where it has none."""
-        pace = Pace(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
+        pace = AdaptiveTimeout(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
         self._gangs = [Gang(name, stage, degree, settings, storage, placement_seconds, pace, weights) for _ in range(settings.gangs)]
-        self._posts = Posts(self._gangs, placement_seconds)
+        self._posts = Dispatcher(self._gangs, placement_seconds)
         self._patience = patience
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
         return await self._patience.until_done(order, on_part, partial(self._posts.serve, order))
 
     def drain(self) -> None:
@@ -58,7 +58,7 @@ class GangPool:
             gang.disband()
 
 
-class Rank(Hand):
+class RankWorker(RayWorker):
     """A worker that has peers."""
 
     def host(self) -> str:
@@ -68,14 +68,14 @@ class Rank(Hand):
         self._store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)  # lives as long as this process
         return f"tcp://{HOST}:{self._store.port}"
 
-    def open(self, seat: Seat) -> Fault | None:
+    def open(self, rank: Rank) -> Failure | None:
         """Opens the stage in the surroundings that torchrun would give it."""
-        if seat.world > 1:
-            port = seat.rendezvous.rpartition(":")[2]
+        if rank.world_size > 1:
+            port = rank.rendezvous.rpartition(":")[2]
             # With an agent's store, init_process_group makes clients only; rank 0 would else try to bind the port once more.
             os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR=HOST, MASTER_PORT=port)
-            os.environ.update(RANK=str(seat.rank), WORLD_SIZE=str(seat.world), LOCAL_RANK="0")  # each sees its own GPU only
-        return super().open(seat)
+            os.environ.update(RANK=str(rank.index), WORLD_SIZE=str(rank.world_size), LOCAL_RANK="0")  # each sees its own GPU only
+        return super().open(rank)
 
 
 class Gang:
@@ -89,7 +89,7 @@ class Gang:
         settings: GangSettings,
         storage: StorageSettings,
         placement_seconds: float,
-        pace: Pace,
+        pace: AdaptiveTimeout,
         weights: str,
     ) -> None:
         self._name = name
@@ -104,8 +104,8 @@ class Gang:
         self._places: list[Place] = []
         self._low_memory = False
 
-    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
-        """Rank 0's record, or a `Fault`. All ranks get the same order.
+    async def serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
+        """RankWorker 0's record, or a `Failure`. All ranks get the same order.
 
         A gang whose call is broken off dies with it. One that gets by with less memory stays: it is hardly slower, and another call may need it.
         """
@@ -118,7 +118,7 @@ class Gang:
                 self.dismiss()
                 return _of_gang(fault.at_opening())
             kind = (order.pace, self._low_memory)
-            watch = Watch(self._pace.patience(kind))
+            watch = Watchdog(self._pace.patience(kind))
 
             def heard(part: Any) -> None:
                 if isinstance(part, Chunk):
@@ -126,8 +126,8 @@ class Gang:
                     watch.seconds = self._pace.patience(kind)
                 on_part(part)
 
-            ended = await together([replying(rank, order, heard, watch) for rank in self._ranks], watch, self._settings.settle_seconds)
-            verdict = await with_last_words(ended, self._places)
+            ended = await gather_ranks([replying(rank, order, heard, watch) for rank in self._ranks], watch, self._settings.settle_seconds)
+            verdict = await with_crash_report(ended, self._places)
         except BaseException:
             self.dismiss()
             raise
@@ -149,7 +149,7 @@ class Gang:
             remove_placement_group(self._room)
             self._room = None
 
-    async def _muster(self, low_memory: bool) -> Fault | None:
+    async def _muster(self, low_memory: bool) -> Failure | None:
         """Brings up all ranks: a place on one node, the processes, the store they meet at, the weights."""
         settings, degree = self._settings, self._degree
         each = {"CPU": settings.cpus_per_rank, "GPU": settings.gpus_per_rank, "memory": float(settings.memory_bytes_per_rank or 0)}
@@ -157,25 +157,27 @@ class Gang:
             self._room = placement_group([{name: amount for name, amount in each.items() if amount}] * degree, strategy="STRICT_PACK")
         seats = [PlacementGroupSchedulingStrategy(self._room, placement_group_bundle_index=index) for index in range(degree)]
         wanted = {"num_cpus": settings.cpus_per_rank, "num_gpus": settings.gpus_per_rank, "memory": settings.memory_bytes_per_rank, **NO_SECOND_LIFE}
-        rank: Any = ray.remote(Rank)
+        rank: Any = ray.remote(RankWorker)
         self._ranks = [rank.options(scheduling_strategy=seat, **wanted).remote(*self._arguments) for seat in seats]
         self._low_memory = low_memory
         try:
             self._places = await placed(self._name, self._ranks, f"a gang of {degree} x ({words(each)})", self._placement_seconds)
             rendezvous = "" if degree == 1 else await self._ranks[0].host.remote()
         except ConfigError as error:
-            return replace(fault_of(error), mark=NO_ROOM)
+            return replace(failure_of(error), mark=NO_ROOM)
         except RayError as error:
             return loss(error)
         device = "cuda:0" if settings.gpus_per_rank else "cpu"
-        calls = [opening(rank, Seat(index, degree, device, rendezvous, low_memory)) for index, rank in enumerate(self._ranks)]
-        fault: Fault | None = await with_last_words(await together(calls, Watch(settings.open_seconds), settings.settle_seconds), self._places)
+        calls = [opening(rank, Rank(index, degree, device, rendezvous, low_memory)) for index, rank in enumerate(self._ranks)]
+        fault: Failure | None = await with_crash_report(
+            await gather_ranks(calls, Watchdog(settings.open_seconds), settings.settle_seconds), self._places
+        )
         self.stands = fault is None
         return fault
 
 
 def _of_gang(answer: Any) -> Any:
     """A lost rank is a lost gang."""
-    if isinstance(answer, Fault) and answer.kind is FailureClass.WORKER_LOST:
+    if isinstance(answer, Failure) and answer.kind is FailureClass.WORKER_LOST:
         return replace(answer, kind=FailureClass.GANG_LOST)
     return answer

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import Fault, Patience
-from pipeline.pools.slots import Slots
-from pipeline.pools.worker import Part, Worker
-from stages.contract import Seat
+from infinitedub.pipeline.pools.pool import OnPart, StageCall
+from infinitedub.pipeline.pools.retry import Failure, RetryPolicy
+from infinitedub.pipeline.pools.slots import Slots
+from infinitedub.pipeline.pools.worker import Part, Worker
+from infinitedub.stages.contract import Rank
 
 Turn = Slots[None]
 """One place, shared by all inline pools of a run: one call at a time."""
@@ -17,13 +17,13 @@ Turn = Slots[None]
 class InlinePool:
     """Serves one order at a time and holds up everything else meanwhile."""
 
-    def __init__(self, hire: Callable[[], Worker], turn: Turn, patience: Patience) -> None:
+    def __init__(self, hire: Callable[[], Worker], turn: Turn, patience: RetryPolicy) -> None:
         self._hire = hire
         self._turn = turn
         self._patience = patience
         self._worker: Worker | None = None
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
         async def once(heard: OnPart, low_memory: bool) -> Any:
             async with self._turn.place(order.priority):
                 return await self._serve(order, heard, low_memory)
@@ -37,17 +37,17 @@ class InlinePool:
         self._turn.close()
         self._dismiss()
 
-    async def _serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+    async def _serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
         if self._worker is None:
             worker = self._hire()
-            if (fault := worker.open(Seat(low_memory=low_memory))) is not None:
+            if (fault := worker.open(Rank(low_memory=low_memory))) is not None:
                 return fault.at_opening()
             self._worker = worker
         for reply in self._worker.work(order):
             if isinstance(reply, Part):
                 await asyncio.sleep(0.001)  # between windows the others may move, and signals are heard
                 on_part(reply.value)
-            elif isinstance(reply, Fault):
+            elif isinstance(reply, Failure):
                 if not reply.harmless:
                     self._dismiss()
                 return reply

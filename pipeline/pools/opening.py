@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.inline import InlinePool, Turn
-from pipeline.pools.pool import Pool
-from pipeline.pools.retry import Patience
-from pipeline.pools.settings import GangSettings, InlineSettings, PoolsSettings
-from pipeline.pools.worker import Worker
-from pipeline.storage import StorageSettings
-from stages.contract import Stage
-from stages.errors import ConfigError
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.inline import InlinePool, Turn
+from infinitedub.pipeline.pools.pool import Pool
+from infinitedub.pipeline.pools.retry import RetryPolicy
+from infinitedub.pipeline.pools.settings import GangSettings, InlineSettings, PoolsSettings
+from infinitedub.pipeline.pools.worker import Worker
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Stage
+from infinitedub.stages.errors import ConfigError
 
 
 def open_pools(
@@ -28,7 +28,7 @@ def open_pools(
     `weights` are the digests that each process has to find of its stage's weights, where it has any.
     `stop` is called, once and with the reason, when the same error keeps meeting order after order.
     """
-    patience = Patience(settings.retry, Alarm(settings.same_error_limit, stop))
+    patience = RetryPolicy(settings.retry, CircuitBreaker(settings.same_error_limit, stop))
     if isinstance(settings, InlineSettings):
         if degree > 1:
             raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
@@ -38,8 +38,8 @@ def open_pools(
             for name, stage in stages.items()
         }
 
-    from pipeline.pools.actors import ActorPool
-    from pipeline.pools.gangs import GangPool
+    from infinitedub.pipeline.pools.actors import ActorPool
+    from infinitedub.pipeline.pools.gangs import GangPool
 
     pools: dict[str, Pool] = {}
     for name, stage in stages.items():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Pace:
+class AdaptiveTimeout:
     """The slowest window of each kind so far, for all gangs of a pool. Windows of a kind are of one size, for as many speakers."""
 
     longest_seconds: float  # before anything is known, and never more

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class CallLabel:
     """What a piece of work is about, for logs, events and dead letters."""
 
     job: str
@@ -17,33 +17,33 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class StageCall:
     """One call of one stage."""
 
     stage: str
     key: str  # content key: equal keys, equal results
     records: tuple[Any, ...]  # the stage's arguments
-    label: Label
+    label: CallLabel
     priority: tuple[float, ...]  # smaller goes first: jobs begun earlier, then the longest piece of work
     pace: tuple[Any, ...] = ()  # calls of equal pace should need equally long for a window: what size it has, for how many speakers
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
+class WorkSeconds:
     """How long a worker worked at an order, waiting not counted. The last part of a call that ends well."""
 
     seconds: float
 
 
 OnPart = Callable[[Any], None]
-"""Called on the driver with each part that a stage yields on the way, such as a `Chunk` per window, and with `Took` at the end."""
+"""Called on the driver with each part that a stage yields on the way, such as a `Chunk` per window, and with `WorkSeconds` at the end."""
 
 
 class Pool(Protocol):
     """Takes orders for one stage. Many may wait at once; they are served in the order of their priority."""
 
-    async def run(self, order: Order, on_part: OnPart) -> Any:
-        """The stage's committed record. Raises BadInput, ConfigError, or `Exhausted` when the budget of tries is spent."""
+    async def run(self, order: StageCall, on_part: OnPart) -> Any:
+        """The stage's committed record. Raises BadInput, ConfigError, or `RetriesExhausted` when the budget of tries is spent."""
 
     def drain(self) -> None:
         """Takes no more orders: those that wait for a place, or come later, end with CancelledError. Those that are worked at go on."""

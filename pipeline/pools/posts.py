@@ -5,28 +5,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.retry import NO_ROOM, FailureClass, Fault
-from pipeline.pools.slots import Slots
+from infinitedub.pipeline.pools.pool import OnPart, StageCall
+from infinitedub.pipeline.pools.retry import NO_ROOM, Failure, FailureClass
+from infinitedub.pipeline.pools.slots import Slots
 
 logger = logging.getLogger(__name__)
 
 
-class Post(Protocol):
+class WorkerSlot(Protocol):
     """A place for one worker, or for one gang of them, which comes up with the first order."""
 
     @property
     def stands(self) -> bool:
         """Whether its workers are up and have opened their stage."""
 
-    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
-        """The record, or a `Fault`."""
+    async def serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
+        """The record, or a `Failure`."""
 
 
-P = TypeVar("P", bound=Post)
+P = TypeVar("P", bound=WorkerSlot)
 
 
-class Posts(Generic[P]):
+class Dispatcher(Generic[P]):
     """Serves each order at the first post that is free. One that cannot be filled, where others can, is of its node and not of the settings."""
 
     def __init__(self, posts: Sequence[P], rest_seconds: float) -> None:
@@ -37,8 +37,8 @@ class Posts(Generic[P]):
         self._busy: list[P] = []
         self._have_stood = False
 
-    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
-        """The record, or a `Fault`. An order that has come to a post which cannot be filled waits for another, as long as one stands or comes up."""
+    async def serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
+        """The record, or a `Failure`. A call that has come to a slot which cannot be filled waits for another, as long as one stands or comes up."""
         while True:
             async with self._slots.place(order.priority) as post:
                 self._busy.append(post)
@@ -46,7 +46,7 @@ class Posts(Generic[P]):
                     answer = await post.serve(order, on_part, low_memory)
                 finally:
                     self._busy.remove(post)
-                if not isinstance(answer, Fault) or not answer.opening:
+                if not isinstance(answer, Failure) or not answer.opening:
                     self._have_stood = True
                     return answer
                 if answer.kind is not FailureClass.CONFIG:

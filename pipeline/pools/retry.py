@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.pool import OnPart, Order
-from pipeline.pools.settings import RetrySettings
-from stages.errors import BadInput, ConfigError, DubError, Transient
-from stages.records import Chunk
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.pool import OnPart, StageCall
+from infinitedub.pipeline.pools.settings import RetrySettings
+from infinitedub.stages.errors import BadInput, ConfigError, DubError, Transient
+from infinitedub.stages.records import Chunk
 
 logger = logging.getLogger(__name__)
 
 TRACE_LINES = 40
-OURS = ("stages", "pipeline")
+OURS = "infinitedub"
 NO_ROOM = "no room on the cluster"
 """The mark of a fault of a worker that found no place: the same whatever is free elsewhere."""
 PASSING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -43,7 +43,7 @@ class FailureClass(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Failure:
     """A failure as it travels: exceptions of a worker need not be known, or picklable, where it is dealt with."""
 
     kind: FailureClass
@@ -62,7 +62,7 @@ class Fault:
         return replace(self, mark=self.mark or f"{self.kind} while the stage was opened", opening=True)
 
 
-class Exhausted(DubError):
+class RetriesExhausted(DubError):
     """All tries that an order's kind of failure is allowed have failed."""
 
     def __init__(self, message: str, kind: FailureClass, attempts: int, trace: str) -> None:
@@ -102,24 +102,24 @@ def classify(error: BaseException) -> FailureClass:
     return FailureClass.CODE
 
 
-def fault_of(error: BaseException) -> Fault:
+def failure_of(error: BaseException) -> Failure:
     """The fault that tells of an exception. What is no `DubError` is introduced by its type, as in a traceback."""
     kind = classify(error)
     reason = (str(error) if isinstance(error, DubError) else "".join(traceback.format_exception_only(error)).strip()) or type(error).__name__
     mark = {FailureClass.CODE: _mark(error), FailureClass.CONFIG: reason}.get(kind, "")
-    return Fault(kind, reason, tail("".join(traceback.format_exception(error))), mark)
+    return Failure(kind, reason, tail("".join(traceback.format_exception(error))), mark)
 
 
-def given_up(fault: Fault, tries: int) -> Exhausted:
+def retries_exhausted(fault: Failure, tries: int) -> RetriesExhausted:
     """What is raised when the budget of the last fault's kind is spent."""
     often = "1 try" if tries == 1 else f"{tries} tries"
-    return Exhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace)
+    return RetriesExhausted(f"given up after {often} ({fault.kind}): {fault.reason}", fault.kind, tries, fault.trace)
 
 
 def _mark(error: BaseException) -> str:
     """The error's type and where it was raised: the last calls of ours and the very last one. Messages, which name files and sizes, do not count."""
     calls = [(str(frame.f_globals.get("__name__")), frame.f_code.co_name, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    ours = [call for call in calls if call[0].partition(".")[0] in OURS]
+    ours = [call for call in calls if call[0].partition(".")[0] == OURS]
     return " < ".join([type(error).__name__, *(f"{module}.{function}:{line}" for module, function, line in reversed([*ours[-3:], *calls[-1:]]))])
 
 
@@ -129,20 +129,20 @@ def tail(trace: str, lines: int = TRACE_LINES) -> str:
 
 
 Once = Callable[[OnPart, bool], Awaitable[Any]]
-"""once(on_part, low_memory): one try at an order, which gives its record or a `Fault`; low_memory asks for a process that gets by with less."""
+"""once(on_part, low_memory): one try at an order, which gives its record or a `Failure`; low_memory asks for a process that gets by with less."""
 
 
-class Patience:
+class RetryPolicy:
     """What the pools of a run bear: each order has its budgets, all orders together have the alarm."""
 
-    def __init__(self, settings: RetrySettings, alarm: Alarm) -> None:
+    def __init__(self, settings: RetrySettings, alarm: CircuitBreaker) -> None:
         self._settings = settings
         self._alarm = alarm
 
-    async def until_done(self, order: Order, on_part: OnPart, once: Once) -> Any:
-        """The result of `once`, called again after each `Fault` it gives as long as the budget of that kind of failure lasts.
+    async def until_done(self, order: StageCall, on_part: OnPart, once: Once) -> Any:
+        """The result of `once`, called again after each `Failure` it gives as long as the budget of that kind of failure lasts.
 
-        Raises BadInput or ConfigError where the stage did, and `Exhausted` when a budget is spent.
+        Raises BadInput or ConfigError where the stage did, and `RetriesExhausted` when a budget is spent.
         """
         spent: Counter[FailureClass] = Counter()
         tries, furthest, low_memory = 0, -1, False
@@ -154,7 +154,7 @@ class Patience:
                 spent.clear()  # it was not stuck
             on_part(part)
 
-        while isinstance(fault := await once(heard, low_memory), Fault):
+        while isinstance(fault := await once(heard, low_memory), Failure):
             tries += 1
             spent[fault.kind] += 1
             if fault.kind in (FailureClass.INPUT, FailureClass.CONFIG):
@@ -163,7 +163,7 @@ class Patience:
                 raise refusal(fault.reason) from WorkerTraceback(fault.trace)
             if spent[fault.kind] >= getattr(self._settings, fault.kind):
                 self._alarm.failed(order, fault.mark, fault.reason, opening=fault.opening)
-                raise given_up(fault, tries) from WorkerTraceback(fault.trace)
+                raise retries_exhausted(fault, tries) from WorkerTraceback(fault.trace)
             low_memory = low_memory or fault.kind is FailureClass.GPU_OOM
             pause = backoff_seconds(fault.kind, spent[fault.kind], self._settings)
             logger.warning("%s %s: try %d failed (%s), again in %.1f s: %s", order.stage, order.label, tries, fault.kind, pause, fault.reason)

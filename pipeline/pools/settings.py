@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from stages.settings import Neutral, Settings
+from infinitedub.stages.settings import Neutral, Settings
 
 MIN_OBJECT_STORE_BYTES = 80 * 2**20  # Ray starts with no less than 75 MB
 
@@ -26,7 +26,7 @@ class RetrySettings(Settings):
     host_oom: Neutral[PositiveInt]
     """Processes that may run out of their machine's memory over one order."""
     gpu_oom: Neutral[PositiveInt]
-    """Tries that may run out of GPU memory; each next one gets a fresh process that gets by with less (see `Seat.low_memory`)."""
+    """Tries that may run out of GPU memory; each next one gets a fresh process that gets by with less (see `Rank.low_memory`)."""
     numeric: Neutral[PositiveInt]
     """Tries that may end in NaN or another broken number."""
     code: Neutral[PositiveInt]
@@ -89,7 +89,7 @@ class InlineSettings(Settings):
     threads: Neutral[PositiveInt]
     """Threads for tensor work."""
     same_error_limit: Neutral[PositiveInt]
-    """Orders of a stage that may fail with one and the same error before the run is stopped (see `Alarm`)."""
+    """Orders of a stage that may fail with one and the same error before the run is stopped (see `CircuitBreaker`)."""
     retry: Neutral[RetrySettings]
 
 
@@ -103,7 +103,7 @@ class RaySettings(Settings):
     placement_seconds: Neutral[PositiveFloat]
     """Time the cluster has to find room for a process or gang, new nodes included where it scales by itself."""
     same_error_limit: Neutral[PositiveInt]
-    """Orders of a stage that may fail with one and the same error before the run is stopped (see `Alarm`)."""
+    """Orders of a stage that may fail with one and the same error before the run is stopped (see `CircuitBreaker`)."""
     ingest: Neutral[ActorSettings]
     segment: Neutral[ActorSettings]
     listen: Neutral[ActorSettings]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from pipeline.files import CallFiles
-from pipeline.ledger import Ledger
-from pipeline.pools.pool import Order, Took
-from pipeline.pools.retry import Fault, fault_of
-from pipeline.storage import Storage, StorageSettings
-from pipeline.weights import check_weights, on_this_node
-from stages.contract import Seat, Stage
+from infinitedub.pipeline.pools.pool import StageCall, WorkSeconds
+from infinitedub.pipeline.pools.retry import Failure, failure_of
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.storage import Storage, StorageSettings
+from infinitedub.pipeline.storage.weights import check_weights, on_this_node
+from infinitedub.stages.contract import Rank, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Done:
     record: Any
 
 
-Reply = Part | Done | Fault
+Reply = Part | Done | Failure
 
 
 class Worker:
-    """One process's share of a pool. Errors are given as `Fault`, never raised: who listens may be on another machine."""
+    """One process's share of a pool. Errors are given as `Failure`, never raised: who listens may be on another machine."""
 
     def __init__(self, stage: Stage, storage: StorageSettings, threads: int | None, weights: str = "") -> None:
         """`threads` for tensor work; None leaves the process as it is. `weights`: the digest of those that the stage is to work with, if any."""
@@ -44,33 +44,33 @@ class Worker:
         self._storage_settings = storage
         self._threads = threads
         self._weights = weights
-        self._seat = Seat()
+        self._rank = Rank()
 
-    def open(self, seat: Seat) -> Fault | None:
-        """Makes the stage ready to work at this seat."""
-        self._seat = seat
-        if seat.low_memory:
+    def open(self, rank: Rank) -> Failure | None:
+        """Makes the stage ready to work at this rank."""
+        self._rank = rank
+        if rank.low_memory:
             os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less is lost between blocks; read by torch when it starts
         try:
             self._storage = Storage(self._storage_settings)
             self._stage = with_local_weights(self._stage, self._storage)
             if self._weights:
                 check_weights(self._storage, self._stage.config, self._weights)
-            self._stage.open(seat)
+            self._stage.open(rank)
         except Exception as error:  # noqa: BLE001 - whatever it is, the driver decides what it means
-            return fault_of(error)
+            return failure_of(error)
         if self._threads is not None and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self._threads)
         return None
 
-    def work(self, order: Order) -> Iterator[Reply]:
-        """The stage's parts as they come, then `Took` and `Done`, or a `Fault`. The last part of a stage that yields is its record.
+    def work(self, order: StageCall) -> Iterator[Reply]:
+        """The stage's parts as they come, then `WorkSeconds` and `Done`, or a `Failure`. The last part of a stage that yields is its record.
 
         Only rank 0 speaks and commits; what the other ranks make is dropped.
         """
-        first, begun = self._seat.rank == 0, monotonic()
+        first, begun = self._rank.index == 0, monotonic()
         try:
-            with CallFiles(self._storage, stage=order.stage, key=order.key) as files:
+            with StageFiles(self._storage, stage=order.stage, key=order.key) as files:
                 record = self._stage(*order.records, files=files)
                 if isinstance(record, Iterator):
                     parts, record = record, None
@@ -80,10 +80,10 @@ class Worker:
                 if first:
                     record = Ledger(self._storage).commit(order.stage, order.key, files.attempt, record)
         except Exception as error:  # noqa: BLE001 - as above
-            yield fault_of(error)
+            yield failure_of(error)
         else:
             if first:
-                yield Part(Took(monotonic() - begun))
+                yield Part(WorkSeconds(monotonic() - begun))
             yield Done(record if first else None)
 
     def close(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.errors import ConfigError
-from stages.model.weights.files import Loaded
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.weights.checkpoint import Loaded
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from stages.model.dit import InfiniteTalkTransformer
-from stages.model.image import ImageEncoder
-from stages.model.latents import LatentCodec
-from stages.model.speech import SpeechEncoder
-from stages.model.weights.ear import Ear
-from stages.model.weights.files import Loaded
-from stages.model.weights.keymap import IMAGE, TEXT, TRANSFORMER, codec_translator, translator
-from stages.model.weights.load import build_empty, fill, trace
-from stages.model.weights.sizes import codec_sizes, image_config, text_config
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.model.image_encoder import ImageEncoder
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.speech_encoder import SpeechEncoder
+from infinitedub.stages.model.weights.checkpoint import Loaded
+from infinitedub.stages.model.weights.keymap import IMAGE, TEXT, TRANSFORMER, codec_translator, translator
+from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.weights.sizes import codec_sizes, image_config, text_config
+from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
 
 def build_transformer(weights: Loaded, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
@@ -84,4 +84,4 @@ def build_speech_encoder(weights: Loaded, about: Mapping[str, Any]) -> SpeechEnc
         (folder / "config.json").write_text(json.dumps(about["config"]))
         (folder / "preprocessor_config.json").write_text(json.dumps(about["feature_extractor"]))
         save_file(dict(weights.tensors), folder / "model.safetensors")
-        return Ear(folder).encoder(torch.float32, "cpu")
+        return SpeechCheckpoint(folder).encoder(torch.float32, "cpu")

@@ -11,10 +11,10 @@ from av.codec.context import Flags as CodecFlags
 from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-from stages.assemble.settings import AssembleSettings
-from stages.assemble.soundtrack import Soundtrack
-from stages.media.encode import add_picture, create, exact_rate
-from stages.media.sound import PACKED, as_float, as_frame, resampled
+from infinitedub.stages.assemble.settings import AssembleSettings
+from infinitedub.stages.assemble.soundtrack import Soundtrack
+from infinitedub.stages.media.encode import add_picture, create, exact_rate
+from infinitedub.stages.media.sound import PACKED, as_float, as_frame, resampled
 
 BT709 = 1  # the matrix, as H.264 numbers it (ITU-T H.273, table 4)
 AAC_RATE = 48000  # for speech at a rate that AAC does not know

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stages.records import Chunk, Clip
+from infinitedub.stages.records import Chunk, Clip
 
 
 def joined(clips: Sequence[Clip]) -> tuple[Chunk, ...]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.settings import Decides, Settings
+from infinitedub.stages.settings import Decides, Settings
 
 
 class AssembleSettings(Settings):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.media.sound import SoundFormat, as_float, gain_into_24_bits, in_24_bits, resampled, sample_blocks, sound_format
+from infinitedub.stages.media.sound import SoundFormat, as_float, gain_into_24_bits, in_24_bits, resampled, sample_blocks, sound_format
 
 log = getLogger(__name__)
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from stages.assemble.joining import joined
-from stages.assemble.settings import AssembleSettings
-from stages.contract import Files, Seat
-from stages.records import Chunk, Clip, Film, Source
+from infinitedub.stages.assemble.joining import joined
+from infinitedub.stages.assemble.settings import AssembleSettings
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.records import Chunk, Clip, Film, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,14 +19,14 @@ class AssembleStage:
     def __init__(self, config: AssembleSettings) -> None:
         self.config = config
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         """Imports the media libraries."""
-        import stages.assemble.film  # noqa: F401
+        import infinitedub.stages.assemble.film  # noqa: F401
 
     def __call__(self, source: Source, clips: tuple[Clip, ...], *, files: Files) -> Film:
-        from stages.assemble.film import write_film
-        from stages.assemble.soundtrack import Part, soundtrack
-        from stages.media.encode import exact_rate
+        from infinitedub.stages.assemble.film import write_film
+        from infinitedub.stages.assemble.soundtrack import Part, soundtrack
+        from infinitedub.stages.media.encode import exact_rate
 
         chunks = joined(clips)
         seconds = sum(chunk.frames for chunk in chunks) / exact_rate(source.fps)
@@ -34,7 +34,7 @@ class AssembleStage:
         path = files.scratch() / "film.mp4"
         frames = write_film(path, pictures(chunks, files), source.fps, soundtrack(parts, Fraction(seconds)), self.config)
         drift_ms = (source.speech_seconds - float(seconds)) * 1000
-        return Film(files.keep(path, "film/mp4"), frames, source.fps, drift_ms)
+        return Film(files.store(path, "film/mp4"), frames, source.fps, drift_ms)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -42,7 +42,7 @@ class AssembleStage:
 
 def pictures(chunks: tuple[Chunk, ...], files: Files) -> "Iterator[np.ndarray]":
     """The frames of every chunk in turn, each chunk fetched when it is needed. Raises ValueError where a chunk is not what its record says."""
-    from stages.media.footage import read_all
+    from infinitedub.stages.media.video import read_all
 
     shape: tuple[int, ...] | None = None
     for chunk in chunks:

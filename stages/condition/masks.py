@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.condition.framing import frame_masks
-from stages.errors import BadInput
-from stages.model.latents import LatentCodec
-from stages.model.settings import GRANULE
-from stages.model.speakers import token_classes
-from stages.records import Box
+from infinitedub.stages.condition.framing import frame_masks
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.settings import GRANULE
+from infinitedub.stages.model.speakers import token_classes
+from infinitedub.stages.records import Box
 
 MARGIN = 0.05
 """Of a half picture, left free on each side where no box is given; InfiniteTalk's face_scale."""

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stages.condition.framing import choose_bucket, frame_picture
-from stages.condition.masks import choose_boxes, speaker_masks
-from stages.condition.references import Reference, encode_reference
-from stages.condition.settings import ConditionSettings
-from stages.media.footage import read_frames
-from stages.model.image import ImageEncoder
-from stages.model.latents import LatentCodec
-from stages.model.tensorfile import create
-from stages.records import Prompt, Segment, Source
+from infinitedub.stages.condition.framing import choose_bucket, frame_picture
+from infinitedub.stages.condition.masks import choose_boxes, speaker_masks
+from infinitedub.stages.condition.references import Reference, encode_reference
+from infinitedub.stages.condition.settings import ConditionSettings
+from infinitedub.stages.media.video import read_frames
+from infinitedub.stages.model.image_encoder import ImageEncoder
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.tensorfile import create
+from infinitedub.stages.records import Prompt, Segment, Source
 
 
 class Preparer:

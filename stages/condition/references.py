@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.condition.framing import to_range
-from stages.model.image import ImageEncoder
-from stages.model.latents import LatentCodec
+from infinitedub.stages.condition.framing import to_range
+from infinitedub.stages.model.image_encoder import ImageEncoder
+from infinitedub.stages.model.latent_codec import LatentCodec
 
 
 @dataclass(frozen=True, slots=True)

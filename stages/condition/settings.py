@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.model.settings import absolute_places, whole_latents, whole_tokens
-from stages.settings import Decides, Neutral, Settings, Weights
+from infinitedub.stages.model.settings import absolute_places, whole_latents, whole_tokens
+from infinitedub.stages.settings import Decides, Neutral, Settings, Weights
 
 
 class ConditionSettings(Settings):
@@ -20,7 +20,7 @@ class ConditionSettings(Settings):
     dtype: Decides[Literal["fp32", "bf16"]]
     """What numbers the text and image encoders compute with; the video autoencoder computes in float32."""
     device: Decides[Literal["cpu", "cuda"]]
-    """What computes; the pool must seat the stage on such a device."""
+    """What computes; the pool must rank the stage on such a device."""
     compat: Decides[Literal["none", "upstream"]]
     """upstream: boxes are read as [y_min, x_min, y_max, x_max], and the film's first frame is the colour reference of all segments."""
     remembered_prompts: Neutral[int] = Field(ge=0)

@@ -12,13 +12,13 @@ The file behind `Conditions.tensors` holds, D being the text encoder's width and
 
 from typing import TYPE_CHECKING
 
-from stages.condition.settings import ConditionSettings
-from stages.contract import Files, Seat
-from stages.errors import ConfigError
-from stages.records import Conditions, Prompt, Segment, Source
+from infinitedub.stages.condition.settings import ConditionSettings
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Conditions, Prompt, Segment, Source
 
 if TYPE_CHECKING:
-    from stages.condition.preparer import Preparer
+    from infinitedub.stages.condition.preparer import Preparer
 
 
 class ConditionStage:
@@ -28,23 +28,23 @@ class ConditionStage:
         self.config = config
         self._preparer: Preparer | None = None
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         import torch
 
-        from stages.condition.preparer import Preparer
-        from stages.model.offload import offload
-        from stages.model.weights.bundle import open_bundle
-        from stages.model.weights.locate import locate
+        from infinitedub.stages.condition.preparer import Preparer
+        from infinitedub.stages.model.offload import offload
+        from infinitedub.stages.model.weights.bundle import open_bundle
+        from infinitedub.stages.model.weights.paths import locate
 
-        if torch.device(seat.device).type != self.config.device:
-            raise ConfigError(f"condition.device is {self.config.device}, but the pool seats condition on {seat.device}; make both the same")
+        if torch.device(rank.device).type != self.config.device:
+            raise ConfigError(f"condition.device is {self.config.device}, but the pool seats condition on {rank.device}; make both the same")
         dtype = torch.bfloat16 if self.config.dtype == "bf16" else torch.float32
         bundle = open_bundle(locate(self.config.weights))
-        text_encoder = bundle.text_encoder(dtype, seat.device)
-        if seat.low_memory:
+        text_encoder = bundle.text_encoder(dtype, rank.device)
+        if rank.low_memory:
             offload(text_encoder.model.encoder.block)
         self._preparer = Preparer(
-            self.config, bundle.codec(torch.float32, seat.device), bundle.image_encoder(dtype, seat.device), text_encoder, seat.device
+            self.config, bundle.codec(torch.float32, rank.device), bundle.image_encoder(dtype, rank.device), text_encoder, rank.device
         )
 
     def __call__(self, source: Source, segment: Segment, prompt: Prompt, *, files: Files) -> Conditions:
@@ -52,7 +52,7 @@ class ConditionStage:
             raise RuntimeError("preparing begins with open()")
         path = files.scratch() / "conditions.safetensors"
         height, width = self._preparer.prepare(files.fetch(source.picture), source, segment, prompt, path)
-        return Conditions(files.keep(path, "tensors/safetensors"), height, width)
+        return Conditions(files.store(path, "tensors/safetensors"), height, width)
 
     def close(self) -> None:
         """Lets the encoders go."""

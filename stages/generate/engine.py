@@ -11,7 +11,7 @@ Noise = Callable[[Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Cue:
+class WindowInputs:
     """What is told for one window, on the engine's device. P persons, F frames, T latent frames, h x w latents."""
 
     text: Tensor  # [1, L, text_dim]: states of the prompt
@@ -33,7 +33,7 @@ class Engine(Protocol):
     def check(self, latent_shape: Sequence[int]) -> None:
         """Raises ConfigError where windows of [1, 16, T, h, w] latents cannot be made by as many ranks as there are; on all of them alike."""
 
-    def window(self, cue: Cue, motion: Tensor | None, noise: Noise) -> Tensor | None:
+    def window(self, cue: WindowInputs, motion: Tensor | None, noise: Noise) -> Tensor | None:
         """The frames [1, 3, F, H, W] in [-1, 1]; None on ranks other than 0.
 
         motion [1, 3, overlap_frames, H, W]: the end of the window before; rank 0 alone has it, and only where there was one.

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stages.generate.engine import Cue, Noise
-from stages.generate.parallel import from_first
-from stages.generate.sampling.guidance import Guidance, Pass
-from stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
-from stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
-from stages.generate.sampling.skip import Cache, Residual, TeaCache
-from stages.model.dit import PATCH, InfiniteTalkTransformer, Told
-from stages.model.latents import LatentCodec
-from stages.model.shards import Shards, plan_shards
+from infinitedub.stages.generate.engine import Noise, WindowInputs
+from infinitedub.stages.generate.parallel import from_first
+from infinitedub.stages.generate.sampling.guidance import Guidance, Pass
+from infinitedub.stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
+from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
+from infinitedub.stages.generate.sampling.step_cache import Cache, Residual, TeaCache
+from infinitedub.stages.model.dit import PATCH, EmbeddedConditioning, InfiniteTalkTransformer
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.shards import Shards, plan_shards
 
 
 class InfiniteTalk:
@@ -50,13 +50,13 @@ class InfiniteTalk:
         plan_shards(frames * frame_tokens, frame_tokens, self._transformer.config.num_attention_heads, self._shards.degree)
 
     @torch.inference_mode()
-    def window(self, cue: Cue, motion: Tensor | None, noise: Noise) -> Tensor | None:
+    def window(self, cue: WindowInputs, motion: Tensor | None, noise: Noise) -> Tensor | None:
         latents = self.denoise(cue, self._known(cue, motion), noise(cue.reference.shape))
         if not torch.isfinite(latents).all():  # the same on every rank
             raise FloatingPointError("the latents hold NaN or infinity after denoising; try generate.precision=fp32, or another seed")
         return None if self._codec is None else self._codec.decode(latents)
 
-    def denoise(self, cue: Cue, known: Tensor, noise: Tensor) -> Tensor:
+    def denoise(self, cue: WindowInputs, known: Tensor, noise: Tensor) -> Tensor:
         """The window's latents [1, 16, T, h, w], the first k of which are `known` [1, 16, k, h, w]."""
         k = known.shape[2]
         sigmas = shifted_sigmas(self._sampler.steps, self._sampler.shift).to(known)
@@ -78,7 +78,7 @@ class InfiniteTalk:
         latents = SAMPLERS[self._sampler.name](flow, noise.to(known), sigmas)
         return torch.cat([known, latents[:, :, k:]], dim=2)
 
-    def _known(self, cue: Cue, motion: Tensor | None) -> Tensor:
+    def _known(self, cue: WindowInputs, motion: Tensor | None) -> Tensor:
         """The latents that the window starts from: of the reference frame, or of the end of the window before.
 
         The codec is causal, so the first latent of a reference with grey after it is that of the reference alone.
@@ -90,7 +90,7 @@ class InfiniteTalk:
         latents = 1 + (cue.overlap_frames - 1) // LatentCodec.temporal_factor
         return from_first(encoded, (batch, channels, latents, height, width), self._shards, cue.reference.device)
 
-    def _tell(self, each: Pass, cue: Cue) -> Told:
+    def _tell(self, each: Pass, cue: WindowInputs) -> EmbeddedConditioning:
         text = cue.text if each.hears_prompt else cue.null_text
         audio = cue.audio if each.hears_speech else torch.zeros_like(cue.audio[-1:])  # nobody speaks: one person is enough
         return self._transformer.embed(text, cue.image, audio)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stages.records import Seed
+from infinitedub.stages.records import Seed
 
 
 def window_noise(seed: Seed, segment: int, window: int, shape: Sequence[int]) -> Tensor:

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor
 
-from stages.contract import Seat
-from stages.errors import ConfigError
-from stages.generate.settings import ParallelSettings
-from stages.model.shards import Alone, Shards, attention
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.model.shards import Alone, Shards, attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +76,40 @@ def share(tensor: Tensor, source: int = 0) -> Tensor:
     return shared
 
 
-def join(seat: Seat, settings: ParallelSettings) -> Shards:
-    """Meets the other ranks at `seat.rendezvous` and gives what binds them. To be undone with `leave`."""
-    if seat.world != settings.degree:
-        raise ConfigError(f"a gang of {seat.world} came for generate.parallel.degree={settings.degree}; both must be the same")
+def join(rank: Rank, settings: ParallelSettings) -> Shards:
+    """Meets the other ranks at `rank.rendezvous` and gives what binds them. To be undone with `leave`."""
+    if rank.world_size != settings.degree:
+        raise ConfigError(f"a gang of {rank.world_size} came for generate.parallel.degree={settings.degree}; both must be the same")
     if settings.degree == 1:
         return Alone()
-    device = torch.device(seat.device)
+    device = torch.device(rank.device)
     backend = settings.backend
     if backend == "auto":
         backend = "xfuser" if device.type == "cuda" else "torch"
     if backend == "xfuser" and device.type != "cuda":
-        raise ConfigError(f"generate.parallel.backend=xfuser needs CUDA, the gang sits on {seat.device}; choose torch or auto")
+        raise ConfigError(f"generate.parallel.backend=xfuser needs CUDA, the gang sits on {rank.device}; choose torch or auto")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=seat.rendezvous,
-        rank=seat.rank,
-        world_size=seat.world,
+        init_method=rank.rendezvous,
+        rank=rank.index,
+        world_size=rank.world_size,
         timeout=timedelta(seconds=settings.timeout_seconds),
     )
     if backend == "torch":
-        return TorchUlysses(seat.rank, seat.world)
-    start_xfuser(seat, device)
-    return XfuserUlysses(seat.rank, seat.world)
+        return TorchUlysses(rank.index, rank.world_size)
+    start_xfuser(rank, device)
+    return XfuserUlysses(rank.index, rank.world_size)
 
 
-def start_xfuser(seat: Seat, device: torch.device) -> None:
+def start_xfuser(rank: Rank, device: torch.device) -> None:
     """Tells xfuser of the process group that is already there. Imported here, since xfuser does not import without CUDA."""
     from xfuser import xFuserArgs
     from xfuser.core.distributed import init_distributed_environment, initialize_model_parallel, runtime_state
 
-    init_distributed_environment(seat.world, seat.rank, local_rank=device.index or 0, backend=dist.get_backend())
-    initialize_model_parallel(sequence_parallel_degree=seat.world, ulysses_degree=seat.world, backend=dist.get_backend())
+    init_distributed_environment(rank.world_size, rank.index, local_rank=device.index or 0, backend=dist.get_backend())
+    initialize_model_parallel(sequence_parallel_degree=rank.world_size, ulysses_degree=rank.world_size, backend=dist.get_backend())
 
     class State(runtime_state.RuntimeState):
         """USP asks a runtime state for its kernel. xfuser makes one from a diffusers pipeline, or for a single process; we are neither."""
@@ -117,7 +117,7 @@ def start_xfuser(seat: Seat, device: torch.device) -> None:
         def _check_distributed_env(self, parallel_config: Any) -> None:
             """The groups were made three lines above, in this process."""
 
-    engine, _ = xFuserArgs(ulysses_degree=seat.world).create_config()
+    engine, _ = xFuserArgs(ulysses_degree=rank.world_size).create_config()
     runtime_state._RUNTIME = State(engine)
 
 

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.generate.sampling.guidance import Guidance
-from stages.generate.sampling.samplers import SamplerSettings
-from stages.generate.sampling.skip import Cache
-from stages.model.settings import ModelSettings
-from stages.settings import Decides, Neutral, Settings
+from infinitedub.stages.generate.sampling.guidance import Guidance
+from infinitedub.stages.generate.sampling.samplers import SamplerSettings
+from infinitedub.stages.generate.sampling.step_cache import Cache
+from infinitedub.stages.model.settings import ModelSettings
+from infinitedub.stages.settings import Decides, Neutral, Settings
 
 
 class ParallelSettings(Settings):
@@ -39,7 +39,7 @@ class GenerateSettings(Settings):
     precision: PrecisionSettings
     cache: Cache
     device: Decides[Literal["cpu", "cuda"]]
-    """What computes. CPUs and GPUs round differently; the pool must seat the stage on such a device."""
+    """What computes. CPUs and GPUs round differently; the pool must rank the stage on such a device."""
     color_strength: Decides[float] = Field(ge=0, le=1)
     """How much of each frame's colour statistics is replaced by those of the segment's first frame; holds off drift over many windows."""
     seam_frames: Decides[int] = Field(ge=0)

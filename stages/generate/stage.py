@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stages.contract import Files, Seat
-from stages.errors import ConfigError
-from stages.generate.settings import GenerateSettings
-from stages.records import Chunk, Clip, Conditions, Seed, Segment, Speech, Take
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.generate.settings import GenerateSettings
+from infinitedub.stages.records import Chunk, Clip, Conditions, Seed, Segment, Speech, WindowCheckpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.generate.engine import Engine
-    from stages.model.shards import Shards
+    from infinitedub.stages.generate.engine import Engine
+    from infinitedub.stages.model.shards import Shards
 
 
 class GenerateStage:
@@ -25,36 +25,36 @@ class GenerateStage:
 
     def __init__(self, config: GenerateSettings) -> None:
         self.config = config
-        self._seat = Seat()
+        self._rank = Rank()
         self._shards: Shards | None = None
         self._engine: Engine | None = None
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         import torch
 
-        from stages.generate.infinitetalk import InfiniteTalk
-        from stages.generate.parallel import join
-        from stages.model.offload import offload
-        from stages.model.weights.bundle import open_bundle
-        from stages.model.weights.locate import locate
+        from infinitedub.stages.generate.infinitetalk import InfiniteTalk
+        from infinitedub.stages.generate.parallel import join
+        from infinitedub.stages.model.offload import offload
+        from infinitedub.stages.model.weights.bundle import open_bundle
+        from infinitedub.stages.model.weights.paths import locate
 
-        if torch.device(seat.device).type != self.config.device:
-            raise ConfigError(f"generate.device is {self.config.device}, but the pool seats generate on {seat.device}; make both the same")
+        if torch.device(rank.device).type != self.config.device:
+            raise ConfigError(f"generate.device is {self.config.device}, but the pool seats generate on {rank.device}; make both the same")
         model = self.config.model
         bundle = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech))
-        self._seat = seat
-        self._shards = join(seat, self.config.parallel)
+        self._rank = rank
+        self._shards = join(rank, self.config.parallel)
         transformer = bundle.transformer(
             torch.bfloat16 if self.config.precision.dtype == "bf16" else torch.float32,
-            seat.device,
+            rank.device,
             [(locate(lora.path), lora.scale) for lora in model.loras],
             compat_upstream=self.config.compat == "upstream",
         )
-        if seat.low_memory:
+        if rank.low_memory:
             offload(transformer.blocks)
         self._engine = InfiniteTalk(
             transformer,
-            bundle.codec(torch.float32, seat.device) if seat.rank == 0 else None,
+            bundle.codec(torch.float32, rank.device) if rank.index == 0 else None,
             sampler=self.config.sampler,
             guidance=self.config.guidance,
             cache=self.config.cache,
@@ -62,35 +62,35 @@ class GenerateStage:
         )
 
     def __call__(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed, *, files: Files) -> Iterator[Chunk | Clip]:
-        from stages.generate.dubber import dub
-        from stages.generate.noise import window_noise
-        from stages.generate.parallel import agree
-        from stages.generate.resume import keep_motion, resume
-        from stages.generate.script import Script
-        from stages.generate.takes import to_bytes
-        from stages.media.footage import write_lossless
+        from infinitedub.stages.generate.checkpoints import keep_motion, resume
+        from infinitedub.stages.generate.noise import window_noise
+        from infinitedub.stages.generate.parallel import agree
+        from infinitedub.stages.generate.streaming import dub
+        from infinitedub.stages.generate.window_frames import to_bytes
+        from infinitedub.stages.generate.window_inputs import SegmentInputs
+        from infinitedub.stages.media.video import write_lossless
 
         if self._engine is None or self._shards is None:
             raise RuntimeError("generating begins with open()")
         upstream, shards = self.config.compat == "upstream", self._shards
-        script = Script(segment, files.fetch(conditions.tensors), files.fetch(speech.features), self._seat.device, compat_upstream=upstream)
+        script = SegmentInputs(segment, files.fetch(conditions.tensors), files.fetch(speech.features), self._rank.device, compat_upstream=upstream)
         self._engine.check(script.latent_shape)
-        takes: list[Take] = []
+        takes: list[WindowCheckpoint] = []
         folder = files.scratch()
 
         def ahead(number: int) -> tuple[int, "Tensor | None"]:
-            found, motion = resume(number, segment, files, self._seat.device) if self._seat.rank == 0 else ([], None)
+            found, motion = resume(number, segment, files, self._rank.device) if self._rank.index == 0 else ([], None)
             takes.extend(found)
-            return agree(number + len(found), shards, self._seat.device), motion
+            return agree(number + len(found), shards, self._rank.device), motion
 
-        def keep(fresh: "Tensor", motion: "Tensor") -> Take:
+        def keep(fresh: "Tensor", motion: "Tensor") -> WindowCheckpoint:
             number = len(takes)
             pictures = to_bytes(fresh)
             path = folder / "chunk.mkv"
             write_lossless(path, pictures, self.config.model.fps)
-            chunk = Chunk(number, files.keep(path, "chunk/mkv"), len(pictures))
+            chunk = Chunk(number, files.store(path, "chunk/mkv"), len(pictures))
             last = number == len(segment.windows) - 1
-            return files.remember(number, Take(chunk, None if last else keep_motion(motion, folder, files)))
+            return files.save_checkpoint(number, WindowCheckpoint(chunk, None if last else keep_motion(motion, folder, files)))
 
         for take in dub(
             self._engine,
@@ -105,12 +105,12 @@ class GenerateStage:
         ):
             takes.append(take)
             yield take.chunk
-        if self._seat.rank == 0:
+        if self._rank.index == 0:
             yield Clip(segment.index, segment.span, tuple(take.chunk for take in takes))
 
     def close(self) -> None:
         """Leaves the gang and lets the networks go."""
-        from stages.generate.parallel import leave
+        from infinitedub.stages.generate.parallel import leave
 
         if self._shards is not None:
             leave(self._shards)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import av
 
-from stages.errors import BadInput
+from infinitedub.stages.errors import BadInput
 
 FATAL = "yaf"  # grey floats with alpha, over which FFmpeg's scale filter aborts the whole process
 Filters = tuple[tuple[str, str], ...]  # name and arguments of each, in order

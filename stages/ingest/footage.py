@@ -11,14 +11,14 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 
-from stages.errors import BadInput
-from stages.ingest.colour import SMPTE170M, scaling, settled
-from stages.ingest.filters import Filters, filtered
-from stages.ingest.geometry import ASPECTS, Picture, check_size, fitted_size, lies_down, turn, upright_size
-from stages.ingest.opening import Decoding, open_media, picture_stream
-from stages.ingest.settings import IngestSettings
-from stages.ingest.timing import Shown, at_constant_rate
-from stages.media.encode import add_picture, create, exact_rate
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.color_space import SMPTE170M, scaling, settled
+from infinitedub.stages.ingest.filters import Filters, filtered
+from infinitedub.stages.ingest.geometry import ASPECTS, Picture, check_size, fitted_size, lies_down, turn, upright_size
+from infinitedub.stages.ingest.opening import Decoding, open_media, picture_stream
+from infinitedub.stages.ingest.settings import IngestSettings
+from infinitedub.stages.ingest.timing import Shown, at_constant_rate
+from infinitedub.stages.media.encode import add_picture, create, exact_rate
 
 log = getLogger(__name__)
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
-from stages.errors import BadInput
-from stages.records import Box
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.records import Box
 
 Size = tuple[int, int]  # width, height
 

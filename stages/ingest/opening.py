@@ -10,7 +10,7 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
-from stages.errors import BadInput
+from infinitedub.stages.errors import BadInput
 
 FORMATS = (
     "mov,mp4,m4v,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,mxf,gxf,dv,nut,ogg,ivf,obu,h264,hevc,"

@@ -12,10 +12,10 @@ import av
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
-from stages.errors import BadInput
-from stages.ingest.geometry import Picture, check_size, fitted_size
-from stages.ingest.settings import IngestSettings
-from stages.ingest.timing import Shown
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.geometry import Picture, check_size, fitted_size
+from infinitedub.stages.ingest.settings import IngestSettings
+from infinitedub.stages.ingest.timing import Shown
 
 log = getLogger(__name__)
 

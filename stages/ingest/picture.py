@@ -4,10 +4,10 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
-from stages.ingest.footage import normalise_footage, write_footage
-from stages.ingest.geometry import Picture
-from stages.ingest.photograph import animation, moves, normalise_photograph, open_photograph
-from stages.ingest.settings import IngestSettings
+from infinitedub.stages.ingest.footage import normalise_footage, write_footage
+from infinitedub.stages.ingest.geometry import Picture
+from infinitedub.stages.ingest.photograph import animation, moves, normalise_photograph, open_photograph
+from infinitedub.stages.ingest.settings import IngestSettings
 
 
 def normalise_picture(path: Path, folder: Path, settings: IngestSettings) -> tuple[Path, Picture, bool]:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from stages.settings import Decides, Settings
+from infinitedub.stages.settings import Decides, Settings
 
 
 class IngestSettings(Settings):

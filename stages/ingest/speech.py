@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from stages.errors import BadInput
-from stages.ingest.opening import Decoding, open_media, sound_stream
-from stages.ingest.settings import IngestSettings
-from stages.media.sound import gain_into_24_bits, in_24_bits, planar, write_flac
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.opening import Decoding, open_media, sound_stream
+from infinitedub.stages.ingest.settings import IngestSettings
+from infinitedub.stages.media.sound import gain_into_24_bits, in_24_bits, planar, write_flac
 
 log = getLogger(__name__)
 

@@ -5,7 +5,7 @@ Both meters are for one shot seen by a camera that rests. Where footage moves, m
 
 import numpy as np
 
-from stages.inspect.trace import Curve, Trace
+from infinitedub.stages.inspect.trace import Curve, Trace
 
 LARGEST_COLOUR_DRIFT = 0.02
 """Of full scale: five levels of 255, where a slow change of a plain surface begins to show."""

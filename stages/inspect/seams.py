@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stages.inspect.trace import Trace
+from infinitedub.stages.inspect.trace import Trace
 
 LARGEST_SEAM = 2.0
 """For one border. Motion is as large in the frames beside it, so clean films stay about 1; blinks last several frames and pass, too."""

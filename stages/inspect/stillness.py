@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.inspect.sync import mouth_motion, smoothed
-from stages.inspect.trace import Curve, Trace
-from stages.records import Span
+from infinitedub.stages.inspect.sync import mouth_motion, smoothed
+from infinitedub.stages.inspect.trace import Curve, Trace
+from infinitedub.stages.records import Span
 
 Mask = NDArray[np.bool_]
 

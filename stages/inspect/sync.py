@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.inspect.trace import Curve, Trace
+from infinitedub.stages.inspect.trace import Curve, Trace
 
 LAGS = range(-5, 6)  # 200 ms at 25 fps: beyond that nobody takes it for a late mouth
 LEAST_R = 0.35

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.records import Box
+from infinitedub.stages.records import Box
 
 Curve = NDArray[np.float64]  # one value per frame
 

@@ -7,7 +7,7 @@ import numpy as np
 from pyloudnorm import IIRfilter
 from scipy.signal import lfilter
 
-from stages.model.speech import BLOCK, Samples
+from infinitedub.stages.model.speech_encoder import BLOCK, Samples
 
 BLOCK_SECONDS = 0.4
 """ITU-R BS.1770 measures in blocks of this length; shorter sound has no loudness."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.listen.loudness import level
-from stages.model.speech import Samples
+from infinitedub.stages.listen.loudness import level
+from infinitedub.stages.model.speech_encoder import Samples
 
 
 class Recording:

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from stages.model.settings import absolute_places
-from stages.settings import Decides, Neutral, Settings, Weights
+from infinitedub.stages.model.settings import absolute_places
+from infinitedub.stages.settings import Decides, Neutral, Settings, Weights
 
 
 class ListenSettings(Settings):

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from stages.contract import Files, Seat
-from stages.errors import ConfigError
-from stages.listen.settings import ListenSettings
-from stages.records import Source, Speech
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.listen.settings import ListenSettings
+from infinitedub.stages.records import Source, Speech
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.model.speech import SpeechEncoder
+    from infinitedub.stages.model.speech_encoder import SpeechEncoder
 
 
 class ListenStage:
@@ -20,22 +20,22 @@ class ListenStage:
         self.config = config
         self._ear: tuple[SpeechEncoder, np.ndarray] | None = None  # with what it hears in silence
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         import torch
 
-        from stages.listen.hearing import silence_row
-        from stages.model.weights.ear import Ear
-        from stages.model.weights.locate import locate
+        from infinitedub.stages.listen.speech_features import silence_row
+        from infinitedub.stages.model.weights.paths import locate
+        from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
-        encoder = Ear(locate(self.config.speech)).encoder(torch.float32, seat.device)
+        encoder = SpeechCheckpoint(locate(self.config.speech)).encoder(torch.float32, rank.device)
         self._ear = encoder, silence_row(encoder)
 
     def __call__(self, source: Source, *, files: Files) -> Speech:
-        from stages.listen.hearing import hear
-        from stages.listen.recording import Recording
-        from stages.listen.timeline import FRAME_RATE
-        from stages.media.sound import mono_blocks
-        from stages.model.speech import SAMPLE_RATE
+        from infinitedub.stages.listen.recording import Recording
+        from infinitedub.stages.listen.speech_features import hear
+        from infinitedub.stages.listen.timeline import FRAME_RATE
+        from infinitedub.stages.media.sound import mono_blocks
+        from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
         if self._ear is None:
             raise RuntimeError("listening begins with open()")
@@ -51,7 +51,7 @@ class ListenStage:
         ]
         path = folder / "speech.safetensors"
         n_frames, lufs = hear(path, source.voices, sounds, silence, encoder, self.config)
-        return Speech(files.keep(path, "tensors/safetensors"), n_frames, lufs)
+        return Speech(files.store(path, "tensors/safetensors"), n_frames, lufs)
 
     def close(self) -> None:
         self._ear = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.model.speech import FRAME_SAMPLES, SAMPLE_RATE
+from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 
 FRAME_RATE = SAMPLE_RATE // FRAME_SAMPLES
 """Feature rows a second, and so frames a second of the film: what InfiniteTalk was trained on."""

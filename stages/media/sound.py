@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.codec.context import Flags as CodecFlags
 
-from stages.media.encode import create
+from infinitedub.stages.media.encode import create
 
 PACKED = {np.dtype(np.int16): "s16", np.dtype(np.int32): "s32", np.dtype(np.float32): "flt", np.dtype(np.float64): "dbl"}
 LARGEST = (2**23 - 1) / 2**23  # of 24 bits

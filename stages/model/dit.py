@@ -20,16 +20,16 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from einops import rearrange
 from torch import Tensor, nn
 
-from stages.model.audio import AudioCrossAttention, AudioProjector
-from stages.model.shards import Shard, Shards, cut
-from stages.model.speakers import speaker_positions, token_classes
+from infinitedub.stages.model.audio_conditioning import AudioCrossAttention, AudioProjector
+from infinitedub.stages.model.shards import Shard, Shards, cut
+from infinitedub.stages.model.speakers import speaker_positions, token_classes
 
 PATCH = 2  # latent pixels per token, along rows and columns
 TEXT_TOKENS = 512  # diffusers' WanAttnProcessor tells text from image tokens by this number
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EmbeddedConditioning:
     """What a pass is told, embedded: the same at every step of a window."""
 
     context: Tensor  # [B, 257 + 512, D]: image tokens, then text tokens
@@ -48,10 +48,10 @@ class StepCache(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ForwardContext:
     """What all blocks of one forward pass share."""
 
-    told: Told
+    told: EmbeddedConditioning
     shards: Shards
     shard: Shard
     rotary: tuple[Tensor, Tensor]  # cosines and sines [1, L, 1, K] of the local tokens
@@ -67,7 +67,7 @@ class TalkingBlock(WanTransformerBlock):
         self.norm_x = FP32LayerNorm(dim, eps, elementwise_affine=True)
         self.audio_cross_attn = AudioCrossAttention(dim, audio_dim, heads)
 
-    def forward(self, hidden: Tensor, modulation: Tensor, scene: Scene) -> Tensor:
+    def forward(self, hidden: Tensor, modulation: Tensor, scene: ForwardContext) -> Tensor:
         """The local tokens `hidden` [B, L, D] one block on; `modulation` [B, 6, D] in float32."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation).chunk(6, dim=1)
 
@@ -148,7 +148,7 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
         )
         self.blocks = nn.ModuleList(TalkingBlock(dim, ffn_dim, num_attention_heads, eps, output_dim) for _ in range(num_layers))
 
-    def embed(self, text: Tensor, image: Tensor, audio: Tensor) -> Told:
+    def embed(self, text: Tensor, image: Tensor, audio: Tensor) -> EmbeddedConditioning:
         """The tokens of `text` [1, up to 512, text_dim], `image` [1, 257, image_dim] and `audio` [P, F, window, blocks, channels], P one or two.
 
         Made once per window and pass. Text is filled up with zeros before it is embedded: the model has learnt to attend to what they become.
@@ -160,10 +160,10 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
         image_tokens = self.condition_embedder.image_embedder(image.to(dtype))
         text_tokens = self.condition_embedder.text_embedder(filled)
         audio_tokens = rearrange(self.audio_proj(audio.to(dtype)), "p t s c -> 1 t (p s) c")
-        return Told(torch.cat([image_tokens, text_tokens], dim=1), audio_tokens, persons=len(audio))
+        return EmbeddedConditioning(torch.cat([image_tokens, text_tokens], dim=1), audio_tokens, persons=len(audio))
 
     def forward(
-        self, latents: Tensor, timestep: Tensor, told: Told, masks: Tensor | None, *, shards: Shards, steps: StepCache | None = None
+        self, latents: Tensor, timestep: Tensor, told: EmbeddedConditioning, masks: Tensor | None, *, shards: Shards, steps: StepCache | None = None
     ) -> Tensor:
         """The flow [1, 16, T, H, W] in float32, whole on every rank.
 
@@ -175,7 +175,7 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
             raise ValueError(f"audio was told for {told.audio.shape[1]} latent frames, the latents have {frames}")
         shard = cut(frames * rows * columns, rows * columns, shards.degree)[shards.rank]
         cosines, sines = self.rope(latents)
-        scene = Scene(
+        scene = ForwardContext(
             told=told,
             shards=shards,
             shard=shard,
@@ -199,7 +199,7 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
         time = embedder.time_embedder(embedder.timesteps_proj(timestep))
         return time, embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1))
 
-    def run_blocks(self, hidden: Tensor, modulation: Tensor, scene: Scene, steps: StepCache | None) -> Tensor:
+    def run_blocks(self, hidden: Tensor, modulation: Tensor, scene: ForwardContext, steps: StepCache | None) -> Tensor:
         """The local tokens behind the last block, or with what an earlier step added to them."""
         residual = steps.reuse() if steps else None
         if residual is not None:
@@ -212,7 +212,7 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
         return hidden
 
     @staticmethod
-    def classes(told: Told, masks: Tensor | None, rows: int, columns: int) -> Tensor | None:
+    def classes(told: EmbeddedConditioning, masks: Tensor | None, rows: int, columns: int) -> Tensor | None:
         """Whose each token of a frame is [3, h*w]; None where nobody needs to know."""
         if told.persons == 1:
             return None  # whoever is in the picture hears the one voice: no map is needed

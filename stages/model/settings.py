@@ -4,8 +4,8 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from stages.model.weights.locate import absolute, beside
-from stages.settings import Decides, Settings, Weights
+from infinitedub.stages.model.weights.paths import absolute, beside
+from infinitedub.stages.settings import Decides, Settings, Weights
 
 GRANULE = 16
 """Pixels that one token of the transformer is high and wide: 8 of the autoencoder times 2 of the patch."""

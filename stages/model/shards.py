@@ -13,7 +13,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor
 
-from stages.errors import ConfigError
+from infinitedub.stages.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

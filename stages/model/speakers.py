@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from stages.model.shards import Shards, attention
+from infinitedub.stages.model.shards import Shards, attention
 
 BANDS = ((0.0, 4.0), (20.0, 24.0))
 BACKGROUND = 12.0

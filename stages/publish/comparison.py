@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.records import Film, Source
+from infinitedub.stages.records import Film, Source
 
 
 def write_comparison(source_picture: Path, source: Source, film_path: Path, film: Film, target: Path) -> None:

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.publish.verify import Seen
-from stages.records import Film, Job, Provenance, Source
+from infinitedub.stages.publish.film_check import Seen
+from infinitedub.stages.records import Film, Job, Provenance, Source
 
 VERSION = 1
 

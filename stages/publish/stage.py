@@ -1,8 +1,8 @@
 """Publish: a film that is proven to play, and its sidecar, where the catalogue's owner finds them."""
 
-from stages.contract import Files, Seat
-from stages.publish.settings import PublishSettings
-from stages.records import Film, Job, Provenance, Receipt, Source
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.publish.settings import PublishSettings
+from infinitedub.stages.records import Film, Job, Provenance, Receipt, Source
 
 
 class PublishStage:
@@ -16,20 +16,20 @@ class PublishStage:
     def __init__(self, config: PublishSettings) -> None:
         self.config = config
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         """Imports the media libraries."""
-        import stages.publish.verify  # noqa: F401
+        import infinitedub.stages.publish.film_check  # noqa: F401
 
     def __call__(self, job: Job, source: Source, film: Film, provenance: Provenance, *, files: Files) -> Receipt:
-        from stages.publish.sidecar import sidecar, write_sidecar
-        from stages.publish.verify import check, look_through
+        from infinitedub.stages.publish.film_check import check, look_through
+        from infinitedub.stages.publish.sidecar import sidecar, write_sidecar
 
         path, folder = files.fetch(film.file), files.scratch()
         seen = look_through(path)
         check(seen, film)
         names = {"film": f"{self.config.folder}/{job.id}.mp4"}
         if self.config.comparison == "side_by_side":
-            from stages.publish.comparison import write_comparison
+            from infinitedub.stages.publish.comparison import write_comparison
 
             names["comparison"] = f"{self.config.folder}/{job.id}.comparison.mp4"
             comparison = folder / "comparison.mp4"

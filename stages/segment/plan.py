@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import floor
 
-from stages.errors import BadInput
-from stages.records import Length, Segment, Source, Span, Window
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.records import Length, Segment, Source, Span, Window
 
 
 def film_frames(source: Source, length: Length | None) -> int:

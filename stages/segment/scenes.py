@@ -7,7 +7,7 @@ import av
 import numpy as np
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, SceneDetector
 
-from stages.segment.settings import SegmentSettings
+from infinitedub.stages.segment.settings import SegmentSettings
 
 WIDTH = 256
 """Pixels across while looking for cuts: PySceneDetect's own choice; smaller pictures also average noise and compression away."""

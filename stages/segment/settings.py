@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.model.settings import windows_move
-from stages.settings import Decides, Settings
+from infinitedub.stages.model.settings import windows_move
+from infinitedub.stages.settings import Decides, Settings
 
 
 class SegmentSettings(Settings):

@@ -1,9 +1,9 @@
 """Finds the shots of a film and plans the windows that will make them."""
 
-from stages.contract import Files, Seat
-from stages.records import Length, Segment, Source
-from stages.segment.plan import film_frames, join_flashes, plan_segments
-from stages.segment.settings import SegmentSettings
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.records import Length, Segment, Source
+from infinitedub.stages.segment.plan import film_frames, join_flashes, plan_segments
+from infinitedub.stages.segment.settings import SegmentSettings
 
 
 class SegmentStage:
@@ -12,7 +12,7 @@ class SegmentStage:
     def __init__(self, config: SegmentSettings) -> None:
         self.config = config
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         """Nothing to load: the detectors are small and made anew for each film."""
 
     def __call__(self, source: Source, length: Length | None, *, files: Files) -> tuple[Segment, ...]:
@@ -32,7 +32,7 @@ class SegmentStage:
     def _cuts(self, source: Source, files: Files) -> tuple[int, ...]:
         if not source.moving or self.config.detector == "off":
             return ()
-        from stages.segment.scenes import find_cuts
+        from infinitedub.stages.segment.scenes import find_cuts
 
         cuts, seen = find_cuts(files.fetch(source.picture), self.config)
         if seen != source.n_frames:  # ingest made this file and counted it: a difference is our mistake, and would shift every cut after it

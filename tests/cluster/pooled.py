@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from pipeline.pools.pool import Pool
-from pipeline.pools.settings import GangSettings
+from infinitedub.pipeline.pools.pool import Pool
+from infinitedub.pipeline.pools.settings import GangSettings
 
 PATIENCE_SECONDS = 120.0  # for what takes seconds where nothing else runs
 

@@ -20,7 +20,7 @@ HEAD_END = b"\r\n\r\n"
 HEAD_BYTES = 1 << 20  # of a head at most
 
 
-class Fault(StrEnum):
+class Failure(StrEnum):
     """What may happen to a request."""
 
     DROP = "drop"  # the connection breaks before the server has heard of it
@@ -33,9 +33,9 @@ class Fault(StrEnum):
 
 
 ANSWERS = {
-    Fault.ERROR_500: (500, "Internal Server Error", "InternalError", ""),
-    Fault.ERROR_503: (503, "Slow Down", "SlowDown", ""),
-    Fault.REFUSE_412: (412, "Precondition Failed", "PreconditionFailed", "<Condition>If-None-Match</Condition>"),
+    Failure.ERROR_500: (500, "Internal Server Error", "InternalError", ""),
+    Failure.ERROR_503: (503, "Slow Down", "SlowDown", ""),
+    Failure.REFUSE_412: (412, "Precondition Failed", "PreconditionFailed", "<Condition>If-None-Match</Condition>"),
 }
 
 
@@ -44,10 +44,10 @@ class Weather:
     """How often which fault happens."""
 
     share: float  # of requests that meet one, 0 to 1
-    faults: Mapping[Fault, float] = field(default_factory=lambda: dict.fromkeys(Fault, 1.0))  # how often each, relative to the others
+    faults: Mapping[Failure, float] = field(default_factory=lambda: dict.fromkeys(Failure, 1.0))  # how often each, relative to the others
     delay_seconds: float = 0.3
 
-    def draw(self, random: Random) -> Fault | None:
+    def draw(self, random: Random) -> Failure | None:
         """The fate of the next request. Takes the same number of random numbers whatever comes out."""
         whether, which = random.random(), random.choices(list(self.faults), list(self.faults.values()))[0]
         return which if whether < self.share else None
@@ -71,7 +71,7 @@ class Request:
 class Strike:
     """A fault planned for certain requests."""
 
-    fault: Fault
+    fault: Failure
     method: str | None
     containing: str
     times: int
@@ -89,11 +89,11 @@ class FaultProxy:
         self._random = Random(seed)
         self._weather = weather
         self._strikes: list[Strike] = []
-        self._fates: dict[tuple[str, str], list[Fault | None]] = {}  # what the next requests of the same words will meet
+        self._fates: dict[tuple[str, str], list[Failure | None]] = {}  # what the next requests of the same words will meet
         self._lock = Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
-        self.struck: Counter[Fault] = Counter()  # faults that have happened
+        self.struck: Counter[Failure] = Counter()  # faults that have happened
         self.served = 0  # requests that the server has done, with or without the client's knowledge
 
     def __enter__(self) -> "FaultProxy":
@@ -117,7 +117,7 @@ class FaultProxy:
         finally:
             self._weather = before
 
-    def strike(self, fault: Fault, *, method: str | None = None, containing: str = "", times: int = 1) -> None:
+    def strike(self, fault: Failure, *, method: str | None = None, containing: str = "", times: int = 1) -> None:
         """Plans a fault for the next requests of this method whose path and query contain the text. Goes before the weather."""
         with self._lock:
             self._strikes.append(Strike(fault, method, containing, times))
@@ -146,20 +146,20 @@ class FaultProxy:
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         """Answers one request; whether the connection is still good for another."""
         fault = self._fate(request)
-        if fault is Fault.DROP:
+        if fault is Failure.DROP:
             return _reset(writer)
         if fault in ANSWERS:
             writer.write(_refusal(request, *ANSWERS[fault]))
             await writer.drain()
             return True
-        if fault is Fault.DELAY:
+        if fault is Failure.DELAY:
             await asyncio.sleep(self._weather.delay_seconds)
         head, body, framed = await self._forward(request)
         with self._lock:
             self.served += 1
-        if fault is Fault.LOSE_REPLY:
+        if fault is Failure.LOSE_REPLY:
             return _reset(writer)
-        if fault is Fault.TRUNCATE:
+        if fault is Failure.TRUNCATE:
             answer = head + body[: len(body) // 2] if body else head[: len(head) // 2]
             writer.write(answer)
             await writer.drain()
@@ -168,14 +168,14 @@ class FaultProxy:
         await writer.drain()
         return framed
 
-    def _fate(self, request: Request) -> Fault | None:
+    def _fate(self, request: Request) -> Failure | None:
         with self._lock:
             fault = self._drawn(request)
             if fault is not None:
                 self.struck[fault] += 1
             return fault
 
-    def _drawn(self, request: Request) -> Fault | None:
+    def _drawn(self, request: Request) -> Failure | None:
         for strike in self._strikes:
             if strike.hits(request):
                 strike.times -= 1
@@ -187,7 +187,7 @@ class FaultProxy:
                 del self._fates[words]
             return fate
         fault = self._weather.draw(self._random)
-        if fault is Fault.REFUSE_412 and "if-none-match" not in request.headers:
+        if fault is Failure.REFUSE_412 and "if-none-match" not in request.headers:
             return None
         if fault in ANSWERS:
             self._fates[words] = [fault, None]

@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
-from proxy import Fault, FaultProxy, Weather
+from proxy import Failure, FaultProxy, Weather
 
-from pipeline.files import CallFiles
-from pipeline.ledger import Ledger
-from pipeline.storage import Options, Storage, StorageSettings
-from pipeline.stores import insist as insisting
-from pipeline.sweep import sweep
-from stages.records import Chunk, Clip, Span
+from infinitedub.pipeline.state.garbage_collection import sweep
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.stores import storage_retry
+from infinitedub.stages.records import Chunk, Clip, Span
 
 T = TypeVar("T")
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-LOSSES = Weather(share=0.1, faults={Fault.LOSE_REPLY: 3, Fault.DROP: 1, Fault.REFUSE_412: 1, Fault.TRUNCATE: 1})
+LOSSES = Weather(share=0.1, faults={Failure.LOSE_REPLY: 3, Failure.DROP: 1, Failure.REFUSE_412: 1, Failure.TRUNCATE: 1})
 MANY = 4
 PARTS = [None, 3]
 UNDISTURBED = ["folder", "moto", "swift"]
@@ -55,7 +55,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     values = yaml.safe_load((CONF / "storage" / "local.yaml").read_text())
     settings = StorageSettings(**{**values, "root": str(folder / "root"), "cache": str(folder / "node"), "attempts": 6})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(insisting, "sleep", lambda _: None)
+        patch.setattr(storage_retry, "sleep", lambda _: None)
         if request.param == "folder":
             yield Place(Storage(settings), exclusive=True, proxy=None)
             return
@@ -68,7 +68,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             options = replace(server, endpoint=proxy.endpoint).options if weather else server.options
             storage = Storage(settings.model_copy(update={"root": f"s3://{bucket}/root", "options": Options.model_validate(options)}))
             yield Place(storage, server.exclusive, proxy if weather else None)
-        assert not weather or proxy.struck[Fault.LOSE_REPLY] > 0
+        assert not weather or proxy.struck[Failure.LOSE_REPLY] > 0
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def processes() -> Iterator[ProcessPoolExecutor]:
 
 def clip(storage: Storage, key: str, data: bytes) -> tuple[str, Clip]:
     """A result, its file kept and not yet committed, and the attempt that made it."""
-    with CallFiles(storage, stage="generate", key=key) as files:
+    with StageFiles(storage, stage="generate", key=key) as files:
         path = files.scratch() / "chunk.mkv"
         path.write_bytes(data)
-        return files.attempt, Clip(0, Span(0, 4), (Chunk(0, files.keep(path, "chunk/mkv"), 4),))
+        return files.attempt, Clip(0, Span(0, 4), (Chunk(0, files.store(path, "chunk/mkv"), 4),))
 
 
 def at_once(calls: list[Callable[[], T]]) -> list[T]:
@@ -108,7 +108,7 @@ def entries(storage: Storage, key: str) -> list[str]:
 
 def content(storage: Storage, record: Clip) -> bytes:
     """What the files of a record hold; fails where they are not what was kept."""
-    with CallFiles(storage, stage="assemble", key="0" * 64) as files:
+    with StageFiles(storage, stage="assemble", key="0" * 64) as files:
         return b"".join(files.fetch(chunk.picture).read_bytes() for chunk in record.chunks)
 
 
@@ -201,8 +201,8 @@ def test_a_commit_whose_reply_was_lost_is_ours_and_made_once(place: Place, key: 
     assert place.proxy is not None
     attempt, record = clip(place.storage, key, b"mine")
     before = place.proxy.struck.total()
-    place.proxy.strike(Fault.LOSE_REPLY, method="PUT", containing=entry_name(part))
-    place.proxy.strike(Fault.TRUNCATE, method="PUT", containing=entry_name(part))
+    place.proxy.strike(Failure.LOSE_REPLY, method="PUT", containing=entry_name(part))
+    place.proxy.strike(Failure.TRUNCATE, method="PUT", containing=entry_name(part))
     assert place.ledger.commit("generate", key, attempt, record, part=part) == record
     assert place.proxy.struck.total() >= before + 2
     assert entries(place.storage, key) == [entry_name(part)]
@@ -215,7 +215,7 @@ def test_a_commit_whose_reply_was_lost_is_ours_and_made_once(place: Place, key: 
 def test_a_withdrawal_whose_reply_was_lost_is_ours_and_made_once(place: Place, key: str):
     assert place.proxy is not None
     place.ledger.commit("generate", key, *clip(place.storage, key, b"one"))
-    place.proxy.strike(Fault.LOSE_REPLY, method="PUT", containing="_commit.1.json", times=2)
+    place.proxy.strike(Failure.LOSE_REPLY, method="PUT", containing="_commit.1.json", times=2)
     assert place.ledger.withdraw("generate", key, Clip, "a mouth is shut")
     assert place.ledger.find("generate", key, Clip) is None
     assert entries(place.storage, key) == ["_commit.1.json", "_commit.json"]

@@ -20,8 +20,8 @@ import pytest
 from servers import S3Server
 from undisturbed import HANGING_SECONDS
 
-from pipeline.events import latest_run, read_events
-from pipeline.storage import Storage, StorageSettings
+from infinitedub.pipeline.state.run_log import latest_run, read_events
+from infinitedub.pipeline.storage.storage import Storage, StorageSettings
 
 pytestmark = pytest.mark.timeout(2 * HANGING_SECONDS)
 
@@ -37,7 +37,7 @@ INTERVIEW = {
 
 
 @dataclass
-class Desk:
+class ActorSlot:
     """A user's working folder."""
 
     folder: Path
@@ -51,7 +51,7 @@ class Desk:
         return path
 
     def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "launch.cli", *words, f"storage.cache={self.folder / 'node'}"]
+        return [sys.executable, "-m", "infinitedub.launch.cli", *words, f"storage.cache={self.folder / 'node'}"]
 
     def dub(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         environment, command = os.environ | (env or {}), self.command(*words)
@@ -69,8 +69,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> ActorSlot:
+    return ActorSlot(tmp_path)
 
 
 def sha256(path: Path) -> str:

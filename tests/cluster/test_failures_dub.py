@@ -14,16 +14,16 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 GOES_WRONG = '''
 import os, signal, sys
 from ray import cloudpickle
-import launch.cli, pipeline.run
+import infinitedub.launch.cli, pipeline.run
 from dataclasses import replace
-from stages.generate.stage import GenerateStage
+from infinitedub.stages.generate.stage import GenerateStage
 
 class GoesWrong(GenerateStage):
     """Generates, but for the jobs whose names say what happens to them in the first window."""
 
-    def open(self, seat):
-        super().open(seat)
-        self.low_memory = seat.low_memory
+    def open(self, rank):
+        super().open(rank)
+        self.low_memory = rank.low_memory
 
     def __call__(self, segment, conditions, speech, seed, *, files):
         import torch
@@ -37,13 +37,13 @@ class GoesWrong(GenerateStage):
         self._engine.denoise = faulty
         yield from super().__call__(segment, conditions, speech, seed, files=files)
 
-def roster(config, real=pipeline.run.roster):
+def stage_specs(config, real=pipeline.run.stage_specs):
     verbs = real(config)
     return verbs | {"generate": replace(verbs["generate"], stage=GoesWrong(config.generate))}
 
 if __name__ == "__main__":
     cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    pipeline.run.roster = roster
+    pipeline.run.stage_specs = stage_specs
     sys.exit(launch.cli.main())
 '''
 
@@ -71,7 +71,13 @@ def test_what_goes_wrong_costs_its_own_film_or_none(tmp_path: Path) -> None:
     script = tmp_path / "goes_wrong.py"
     script.write_text(GOES_WRONG)
     survivors = ("good", "cramped")
-    calm = dub(tmp_path, [sys.executable, "-m", "launch.cli"], catalogue(tmp_path, *survivors), f"storage.root={tmp_path / 'calm'}", "pools=inline")
+    calm = dub(
+        tmp_path,
+        [sys.executable, "-m", "infinitedub.launch.cli"],
+        catalogue(tmp_path, *survivors),
+        f"storage.root={tmp_path / 'calm'}",
+        "pools=inline",
+    )
     assert calm.returncode == 0, calm.stderr
 
     run = dub(tmp_path, [sys.executable, str(script)], catalogue(tmp_path, "poison", *survivors), f"storage.root={tmp_path / 'out'}")

@@ -20,17 +20,17 @@ from pooled import PATIENCE_SECONDS, closing, gang_settings
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from launch.cluster import cluster
-from pipeline.pools.actors import ActorPool
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.gangs import GangPool
-from pipeline.pools.pool import Label, Order, Pool, Took
-from pipeline.pools.retry import Exhausted, FailureClass, Patience
-from pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
-from pipeline.storage import StorageSettings
-from stages.contract import Files, Seat
-from stages.records import Artifact, Chunk, Clip, Span
-from stages.settings import Settings
+from infinitedub.launch.cluster import cluster
+from infinitedub.pipeline.pools.actors import ActorPool
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.gangs import GangPool
+from infinitedub.pipeline.pools.pool import CallLabel, Pool, StageCall, WorkSeconds
+from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted, RetryPolicy
+from infinitedub.pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.records import Artifact, Chunk, Clip, Span
+from infinitedub.stages.settings import Settings
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test module
 
@@ -90,17 +90,17 @@ class Faulty:
     diary: Path
     config: Settings = field(default_factory=Settings)
 
-    def open(self, seat: Seat) -> None:
-        self.seat = seat
+    def open(self, rank: Rank) -> None:
+        self.rank = rank
 
     def __call__(self, fault: str, name: str, times: int, *, files: Files) -> Iterator[Chunk | Clip]:
         before = len(read(self.diary, name))
         node = ray.get_runtime_context().get_node_id()
         with (self.diary / name).open("a") as file:
-            file.write(json.dumps({"pid": os.getpid(), "node": node, "rank": self.seat.rank, "low_memory": self.seat.low_memory}) + "\n")
+            file.write(json.dumps({"pid": os.getpid(), "node": node, "rank": self.rank.index, "low_memory": self.rank.low_memory}) + "\n")
         if fault not in ("die", "hog"):  # whether a killed process's last window is heard of is chance, and one that is renews the budget
             yield CHUNKS[0]
-        if before < times * self.seat.world:
+        if before < times * self.rank.world_size:
             getattr(self, fault)()
         yield from CHUNKS[1:]
         yield Clip(0, Span(0, 3), CHUNKS)
@@ -108,7 +108,7 @@ class Faulty:
     def nothing(self) -> None: ...
 
     def hang(self) -> None:
-        if self.seat.rank == self.seat.world - 1:
+        if self.rank.index == self.rank.world_size - 1:
             stuck_in_a_collective()
         time.sleep(3600)
 
@@ -119,7 +119,7 @@ class Faulty:
     def gpu_oom(self) -> None:
         import torch
 
-        if not self.seat.low_memory:
+        if not self.rank.low_memory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def gpu_oom_always(self) -> None:
@@ -173,22 +173,22 @@ def diary(tmp_path: Path) -> Path:
 
 def gangs(diary: Path, storage_settings: StorageSettings, degree: int = 1, floor_seconds: float = PATIENCE_SECONDS, stop: Any = print) -> GangPool:
     settings = gang_settings(floor_seconds=floor_seconds, settle_seconds=2)
-    patience = Patience(RETRY, Alarm(3, stop))
+    patience = RetryPolicy(RETRY, CircuitBreaker(3, stop))
     return GangPool("generate", Faulty(diary), degree, settings, storage_settings, placement_seconds=PATIENCE_SECONDS, patience=patience)
 
 
 def actors(diary: Path, storage_settings: StorageSettings) -> ActorPool:
     settings = ActorSettings(actors=1, cpus=0.1, gpus=0, memory_bytes=None, threads=1, watchdog_seconds=PATIENCE_SECONDS)
-    patience = Patience(RETRY, Alarm(3, print))
+    patience = RetryPolicy(RETRY, CircuitBreaker(3, print))
     return ActorPool("ingest", Faulty(diary), settings, storage_settings, placement_seconds=PATIENCE_SECONDS, patience=patience)
 
 
-def order(fault: str, name: str, times: int = 1000) -> Order:
+def order(fault: str, name: str, times: int = 1000) -> StageCall:
     """An order that goes wrong so many times, and then well."""
-    return Order("generate", name, (fault, name, times), Label(name), (0.0,))
+    return StageCall("generate", name, (fault, name, times), CallLabel(name), (0.0,))
 
 
-def ends(pool: Pool, *orders: Order) -> list[Any]:
+def ends(pool: Pool, *orders: StageCall) -> list[Any]:
     """How these orders end, one after the other."""
 
     async def work() -> list[Any]:
@@ -199,7 +199,7 @@ def ends(pool: Pool, *orders: Order) -> list[Any]:
 
 def told(error: Any) -> tuple[FailureClass, int]:
     """The class and the attempts that a dead letter will name."""
-    assert isinstance(error, Exhausted), error
+    assert isinstance(error, RetriesExhausted), error
     return error.kind, error.attempts
 
 
@@ -280,7 +280,7 @@ def test_work_on_a_lost_node_goes_on_elsewhere(degree: int, nodes: Nodes, diary:
     assert closing(pool, work()) == FILM
     first, last = read(diary, "film")[0]["node"], read(diary, "film")[-1]["node"]
     assert first != last
-    assert [part for part in heard if not isinstance(part, Took)] == [CHUNKS[0], *CHUNKS, FILM]
+    assert [part for part in heard if not isinstance(part, WorkSeconds)] == [CHUNKS[0], *CHUNKS, FILM]
 
 
 def test_a_process_that_eats_its_machines_memory_is_ended_and_given_up(

@@ -18,18 +18,18 @@ import ray
 from pooled import PATIENCE_SECONDS, closing, gang_settings
 from ray import cloudpickle
 
-from launch.cluster import cluster
-from pipeline.pools.actors import ActorPool
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.gangs import GangPool
-from pipeline.pools.pool import Label, Order, Took
-from pipeline.pools.retry import Exhausted, FailureClass, Patience
-from pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
-from pipeline.storage import StorageSettings
-from stages.contract import Files, Seat
-from stages.errors import BadInput, ConfigError
-from stages.records import Artifact, Chunk, Clip, Span
-from stages.settings import Settings
+from infinitedub.launch.cluster import cluster
+from infinitedub.pipeline.pools.actors import ActorPool
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.gangs import GangPool
+from infinitedub.pipeline.pools.pool import CallLabel, StageCall, WorkSeconds
+from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted, RetryPolicy
+from infinitedub.pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import BadInput, ConfigError
+from infinitedub.stages.records import Artifact, Chunk, Clip, Span
+from infinitedub.stages.settings import Settings
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test module
 
@@ -80,8 +80,8 @@ class DoesAsTold:
     diary: Diary
     config: Settings = field(default_factory=Settings)
 
-    def open(self, seat: Seat) -> None:
-        self.diary.note("opened", device=seat.device, threads=os.environ["OMP_NUM_THREADS"])
+    def open(self, rank: Rank) -> None:
+        self.diary.note("opened", device=rank.device, threads=os.environ["OMP_NUM_THREADS"])
 
     def __call__(self, deed: str, name: str, *, files: Files) -> Any:
         before = self.diary.note(name)
@@ -102,7 +102,7 @@ class DoesAsTold:
         for index in range(3):
             picture = files.scratch() / "picture.txt"
             picture.write_text(f"{name} {index}")
-            chunks.append(Chunk(len(chunks), files.keep(picture, "text"), 1))
+            chunks.append(Chunk(len(chunks), files.store(picture, "text"), 1))
             yield chunks[-1]
         yield Clip(0, Span(0, 3), tuple(chunks))
 
@@ -121,21 +121,21 @@ class AddsUp:
     diary: Diary
     config: Settings = field(default_factory=Settings)
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         import torch.distributed as dist
 
-        self.seat = seat
-        self.diary.note("opened", rank=seat.rank, world=seat.world)
-        if seat.world > 1:
-            dist.init_process_group("gloo", init_method=seat.rendezvous, rank=seat.rank, world_size=seat.world)
+        self.rank = rank
+        self.diary.note("opened", rank=rank.index, world=rank.world_size)
+        if rank.world_size > 1:
+            dist.init_process_group("gloo", init_method=rank.rendezvous, rank=rank.index, world_size=rank.world_size)
 
     def __call__(self, deed: str, name: str, *, files: Files) -> Iterator[Chunk | Clip]:
-        before = self.diary.note(f"{name}.{self.seat.rank}")
+        before = self.diary.note(f"{name}.{self.rank.index}")
         if deed == "refuse":
             raise BadInput(f"{name}: no face")
         chunks = []
         for index in range(3):
-            last = self.seat.rank == self.seat.world - 1
+            last = self.rank.index == self.rank.world_size - 1
             if index == 1 and last and (deed == "die" or (deed == "die once" and before == 0)):
                 os._exit(9)
             if index == 1 and last and deed == "hang once" and before == 0:
@@ -150,8 +150,8 @@ class AddsUp:
         import torch
         import torch.distributed as dist
 
-        number = torch.tensor([float(self.seat.rank + 1 + index)])
-        if self.seat.world > 1:
+        number = torch.tensor([float(self.rank.index + 1 + index)])
+        if self.rank.world_size > 1:
             dist.all_reduce(number)
         return int(number)
 
@@ -176,12 +176,12 @@ def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int) -> G
     return GangPool("generate", AddsUp(diary), degree, settings, storage_settings, placement_seconds=PLACEMENT_SECONDS, patience=patience())
 
 
-def patience() -> Patience:
-    return Patience(RETRY, Alarm(100, print))
+def patience() -> RetryPolicy:
+    return RetryPolicy(RETRY, CircuitBreaker(100, print))
 
 
-def order(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> Order:
-    return Order(stage, name, (deed, name), Label(name), (priority,))
+def order(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> StageCall:
+    return StageCall(stage, name, (deed, name), CallLabel(name), (priority,))
 
 
 def unheard(part: Any) -> None:
@@ -190,7 +190,7 @@ def unheard(part: Any) -> None:
 
 def made(heard: list[Any]) -> list[Any]:
     """The parts that a stage yielded."""
-    return [part for part in heard if not isinstance(part, Took)]
+    return [part for part in heard if not isinstance(part, WorkSeconds)]
 
 
 def alive(pid: int) -> bool:
@@ -234,8 +234,8 @@ def test_a_committed_record_holds(diary: Diary, storage_settings: StorageSetting
     pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> list[Any]:
-        first = Order("ingest", "key", ("", "four"), Label("a"), (0.0,))
-        later = Order("ingest", "key", ("", "longer"), Label("b"), (0.0,))
+        first = StageCall("ingest", "key", ("", "four"), CallLabel("a"), (0.0,))
+        later = StageCall("ingest", "key", ("", "longer"), CallLabel("b"), (0.0,))
         return [await pool.run(first, unheard), await pool.run(later, unheard)]
 
     assert closing(pool, work()) == [Span(0, 4), Span(0, 4)]
@@ -249,7 +249,7 @@ def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage_
         return await asyncio.gather(*(pool.run(order(deed, name), unheard) for name, deed in deeds.items()), return_exceptions=True)
 
     poison, *others = closing(pool, work())
-    assert isinstance(poison, Exhausted)
+    assert isinstance(poison, RetriesExhausted)
     assert (poison.kind, poison.attempts) == (FailureClass.WORKER_LOST, 2)
     assert others == [Span(0, 7), Span(0, 3), Span(0, 3), Span(0, 5)]
     assert len({deed["pid"] for deed in diary.read("poison")}) == 2
@@ -259,8 +259,8 @@ def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage_
 def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Diary, storage_settings: StorageSettings) -> None:
     pool = actor_pool(diary, storage_settings, actor_settings())
 
-    async def work() -> Exhausted:
-        with pytest.raises(Exhausted, match="Unpicklable: crash of size 7") as bug:
+    async def work() -> RetriesExhausted:
+        with pytest.raises(RetriesExhausted, match="Unpicklable: crash of size 7") as bug:
             await pool.run(order("bug", "crash"), unheard)
         assert await pool.run(order("", "four"), unheard) == Span(0, 4)
         return bug.value
@@ -372,9 +372,9 @@ def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: 
         )
 
     poison, clip, bug = closing(pool, work())
-    assert isinstance(poison, Exhausted)
+    assert isinstance(poison, RetriesExhausted)
     assert (poison.kind, poison.attempts) == (FailureClass.GANG_LOST, 2)
-    assert isinstance(bug, Exhausted)
+    assert isinstance(bug, RetriesExhausted)
     assert (bug.kind, bug.attempts) == (FailureClass.CODE, 1)
     assert "a bug on one rank" in bug.trace
     assert [chunk.frames for chunk in clip.chunks] == [3, 5, 7]
@@ -384,8 +384,8 @@ def test_an_existing_cluster_is_joined_and_left_alone() -> None:
     address = ray.get_runtime_context().gcs_address
     joins = f"""
 import ray
-from launch.cluster import cluster
-from pipeline.pools.settings import ClusterSettings
+from infinitedub.launch.cluster import cluster
+from infinitedub.pipeline.pools.settings import ClusterSettings
 
 settings = ClusterSettings.model_validate({{**{LOCAL.model_dump()!r}, "kind": "existing", "address": {address!r}}})
 with cluster(settings):

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proxy import ANSWERS, Fault, FaultProxy, Weather
+from proxy import ANSWERS, Failure, FaultProxy, Weather
 from servers import S3Server
 from undisturbed import HANGING_SECONDS, Calm
 
-from pipeline.events import latest_run, read_events
-from pipeline.storage import Options, Storage, StorageSettings
-from pipeline.stores import insist as insisting
-from pipeline.stores import remote
-from pipeline.sweep import Kind, sweep
-from stages.errors import Transient
+from infinitedub.pipeline.state.garbage_collection import Kind, sweep
+from infinitedub.pipeline.state.run_log import latest_run, read_events
+from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.stores import remote, storage_retry
+from infinitedub.stages.errors import Transient
 
 MIB = 1 << 20
 
@@ -39,7 +38,7 @@ class Way:
 
 
 def way_to(server: S3Server, proxy: FaultProxy, settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> Way:
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
     bucket = server.bucket()
@@ -69,8 +68,8 @@ def uploads(way: Way) -> list[Any]:
 # -- call by call -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", list(Fault))
-def test_every_call_survives_every_fault(way: Way, fault: Fault, tmp_path: Path):
+@pytest.mark.parametrize("fault", list(Failure))
+def test_every_call_survives_every_fault(way: Way, fault: Failure, tmp_path: Path):
     storage, proxy = way.storage, way.proxy
     data = os.urandom(MIB)
     (tmp_path / "file").write_bytes(data)
@@ -104,8 +103,8 @@ def test_every_call_survives_every_fault(way: Way, fault: Fault, tmp_path: Path)
     assert [storage.read(name) for name in ("create", "put_bytes", "put_file", "delete")] == [b"mine", b"x", data, None]
 
 
-@pytest.mark.parametrize("fault", [Fault.LOSE_REPLY, Fault.TRUNCATE])
-def test_an_upload_whose_end_was_not_heard_of_is_whole(either_way: Way, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("fault", [Failure.LOSE_REPLY, Failure.TRUNCATE])
+def test_an_upload_whose_end_was_not_heard_of_is_whole(either_way: Way, fault: Failure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The client asks again to complete what the server has completed, and hears that there is no such upload."""
     monkeypatch.setattr(remote, "PART_BYTES", 5 * MIB)
     data = os.urandom(11 * MIB)
@@ -120,7 +119,7 @@ def test_an_upload_whose_end_was_not_heard_of_is_whole(either_way: Way, fault: F
 
 def test_a_server_that_contradicts_itself_is_transient(way: Way):
     """It says for ever that something is there already, and that nothing is there."""
-    way.proxy.strike(Fault.REFUSE_412, method="PUT", containing="marker", times=1000)
+    way.proxy.strike(Failure.REFUSE_412, method="PUT", containing="marker", times=1000)
     with pytest.raises(Transient, match=r"something is there, and that nothing is"):
         way.storage.create("marker", b"x")
     with pytest.raises(Transient, match="condition that it was not given"):
@@ -131,15 +130,15 @@ def test_a_server_that_contradicts_itself_is_transient(way: Way):
 
 def test_a_server_that_is_down_for_good_is_transient(way: Way):
     way.storage.put("a", b"x")
-    way.proxy.strike(Fault.DROP, times=10**6)
+    way.proxy.strike(Failure.DROP, times=10**6)
     for call in (lambda: way.storage.read("a"), lambda: way.storage.create("b", b"x"), lambda: way.storage.list("a")):
         with pytest.raises(Transient, match=r"127\.0\.0\.1"):
             call()
 
 
 def test_weather_of_one_seed_is_the_same_weather(way: Way):
-    def struck(seed: int) -> dict[Fault, int]:
-        storms = Weather(share=0.3, faults={Fault.LOSE_REPLY: 1, Fault.DROP: 1})
+    def struck(seed: int) -> dict[Failure, int]:
+        storms = Weather(share=0.3, faults={Failure.LOSE_REPLY: 1, Failure.DROP: 1})
         with FaultProxy(way.server.endpoint, seed=seed, weather=storms) as proxy:
             told = replace(way.server, endpoint=proxy.endpoint).filesystem()
             for _ in range(10):
@@ -160,9 +159,9 @@ def test_a_process_killed_in_mid_upload_leaves_nothing_that_is_not_swept(either_
     code += f"pickle.loads({pickle.dumps(storage)!r}).put('big', pathlib.Path({str(tmp_path / 'big')!r}))"
     before = proxy.served
     with proxy.weather(Weather(share=0, delay_seconds=60)):
-        proxy.strike(Fault.DELAY, method="PUT", containing="partNumber=3")
+        proxy.strike(Failure.DELAY, method="PUT", containing="partNumber=3")
         process = subprocess.Popen([sys.executable, "-c", code])
-        while not proxy.struck[Fault.DELAY] or proxy.served < before + 3:  # parts 1 and 2 have arrived
+        while not proxy.struck[Failure.DELAY] or proxy.served < before + 3:  # parts 1 and 2 have arrived
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -186,9 +185,9 @@ def test_listings_of_many_pages_are_whole(way: Way, monkeypatch: pytest.MonkeyPa
     for number in range(12):
         way.storage.put(f"cas/a/{number % 3}/{number}", b"x")
     way.storage.put("cas/ab/0", b"x")
-    way.proxy.strike(Fault.TRUNCATE, containing="continuation-token")
+    way.proxy.strike(Failure.TRUNCATE, containing="continuation-token")
     assert [found.name for found in way.storage.scan("cas/a")] == sorted(f"{number % 3}/{number}" for number in range(12))
-    assert way.proxy.struck[Fault.TRUNCATE] == 1
+    assert way.proxy.struck[Failure.TRUNCATE] == 1
     assert all(abs(found.time - way.storage.now()) < 300 for found in way.storage.scan("cas/a/1"))
 
 
@@ -206,11 +205,11 @@ def test_a_run_in_bad_weather_makes_the_same_film_and_leaves_nothing_behind(way:
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    for fault in Fault:  # each at least once, and where it matters most
+    for fault in Failure:  # each at least once, and where it matters most
         way.proxy.strike(fault, method="PUT", containing="/_commit.json", times=2 if fault in ANSWERS else 1)
     with way.proxy.weather(Weather(share=0.15, delay_seconds=0.1)):
         dub("run")
-    assert set(way.proxy.struck) == set(Fault), way.proxy.struck
+    assert set(way.proxy.struck) == set(Failure), way.proxy.struck
     filesystem = way.server.filesystem()
     assert hashlib.sha256(filesystem.cat_file(f"{way.bucket}/dub/films/portrait.mp4")).hexdigest() == calm.sha256
     entries = [name for name in filesystem.find(f"{way.bucket}/dub/cas") if "/_" in name]

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.events import Event, RunLog, latest_run, read_events, runs
-from pipeline.files import CallFiles
-from pipeline.keys import identity, weights_digest
-from pipeline.ledger import Ledger
-from pipeline.storage import Options, Storage, StorageSettings
-from pipeline.stores import insist as insisting
-from stages.errors import BadInput, ConfigError, Transient
-from stages.records import Chunk, Clip, Span
+from infinitedub.pipeline.state.content_keys import identity, weights_digest
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.run_log import Event, RunLog, latest_run, read_events, runs
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.stores import storage_retry
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
+from infinitedub.stages.records import Chunk, Clip, Span
 
 KEY = "0f" + "e" * 62
 ODD_NAMES = ["a b.mp4", "ümlaut-é-漢字.mp4", "100%25.mp4", "a+b&c=d.mp4", "what?a=1", "a#b.mp4", "[a]*{b}.mp4", "quote'\".mp4", "~a,b;c@d!$.mp4"]
@@ -188,10 +188,10 @@ def test_of_creators_at_one_instant_one_wins(place: Place):
 
 
 def clip(storage: Storage, data: bytes) -> tuple[str, Clip]:
-    with CallFiles(storage, stage="generate", key=KEY) as files:
+    with StageFiles(storage, stage="generate", key=KEY) as files:
         path = files.scratch() / "chunk.mkv"
         path.write_bytes(data)
-        return files.attempt, Clip(0, Span(0, 4), (Chunk(0, files.keep(path, "chunk/mkv"), 4),))
+        return files.attempt, Clip(0, Span(0, 4), (Chunk(0, files.store(path, "chunk/mkv"), 4),))
 
 
 def test_results_are_kept_committed_found_and_fetched(storage: Storage):
@@ -202,7 +202,7 @@ def test_results_are_kept_committed_found_and_fetched(storage: Storage):
     assert ledger.commit("generate", KEY, *second) == first[1]
     found = Ledger(storage).find("generate", KEY, Clip)
     assert found == first[1]
-    with CallFiles(storage, stage="assemble", key=KEY) as files:
+    with StageFiles(storage, stage="assemble", key=KEY) as files:
         assert files.fetch(found.chunks[0].picture).read_bytes() == b"one"
         assert files.fetch(found.chunks[0].picture).suffix == ".mkv"
         with pytest.raises(Transient, match=r"were kept|was kept"):
@@ -212,7 +212,7 @@ def test_results_are_kept_committed_found_and_fetched(storage: Storage):
 
 def test_inputs_are_fetched_and_known_by_version(storage: Storage):
     uri = storage.put("in/my film.mp4", b"film")
-    with CallFiles(storage, stage="ingest", key=KEY) as files:
+    with StageFiles(storage, stage="ingest", key=KEY) as files:
         path = files.fetch(uri)
         assert path.read_bytes() == b"film"
         assert path.suffix == ".mp4"
@@ -278,7 +278,7 @@ def test_wrong_credentials_are_a_config_error(swift_server: Any, storage_setting
 
 
 def test_a_server_that_does_not_answer_is_transient(bucket: Storage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
     with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
         with_s3(bucket, endpoint_url="http://127.0.0.1:1").read("a")
 
@@ -291,7 +291,7 @@ def test_checksums_can_be_left_out(bucket: Storage):
 
 def test_half_an_upload_is_nothing(bucket: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The connection breaks between the parts of a multipart upload: what was there stays, and no parts are left to pay for."""
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
     (tmp_path / "big").write_bytes(bytes(40 << 20))
     bucket.put("big", b"before")
     store: Any = bucket._store("s3")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli
-from pipeline.events import latest_run, read_events, read_run
-from pipeline.storage import Storage
-from stages.media.footage import read_all, write_lossless
+from infinitedub.launch import cli
+from infinitedub.pipeline.state.run_log import latest_run, read_events, read_run
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.media.video import read_all, write_lossless
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
@@ -51,7 +51,7 @@ def test_some_windows_are_made_anew_and_one_segment_is_replayed(
     assert (root / "films" / "a.mp4").read_bytes() == film  # the same noise
     run = latest_run(storage)
     assert run is not None
-    assert read_run(storage, run)["surgery"].items() >= {"segments": [last], "first_window": 1, "reason": "blinks"}.items()
+    assert read_run(storage, run)["forced_rerun"].items() >= {"segments": [last], "first_window": 1, "reason": "blinks"}.items()
     withdrawn = [path.name for path in root.glob("cas/generate/*/*/_*.json") if "blinks" in path.read_text()]
     assert sorted(withdrawn) == ["_commit.1.json", *(f"_window.{window:05d}.1.json" for _, window in behind)]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from undisturbed import HANGING_SECONDS, Calm
 
-from pipeline.events import read_events, read_summary, runs
-from pipeline.storage import Storage, StorageSettings
-from pipeline.sweep import Kind, sweep
+from infinitedub.pipeline.state.garbage_collection import Kind, sweep
+from infinitedub.pipeline.state.run_log import read_events, read_summary, runs
+from infinitedub.pipeline.storage.storage import Storage, StorageSettings
 
 
 @pytest.mark.timeout(2 * HANGING_SECONDS)

@@ -20,7 +20,7 @@ class Calm:
     def command(self, verb: str, *words: str) -> list[str]:
         """A `dub` command; for `run`, over the catalogue."""
         base = ["pools=inline", "generate.sampler.steps=1", f"catalogue={self.folder / 'catalogue.jsonl'}"] if verb == "run" else []
-        return [sys.executable, "-m", "launch.cli", verb, *base, *words]
+        return [sys.executable, "-m", "infinitedub.launch.cli", verb, *base, *words]
 
 
 def make_calm(folder: Path) -> Calm:

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.verify.networks import build_transformer
-from stages.model.dit import InfiniteTalkTransformer
-from stages.model.weights.files import Loaded
+from infinitedub.pipeline.verify.networks import build_transformer
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.model.weights.checkpoint import Loaded
 
 HERE = Path(__file__).parent
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.contract import Seat
-from stages.generate.parallel import XfuserUlysses, join, leave
-from stages.generate.settings import ParallelSettings
-from stages.model.shards import Alone, Shards
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.generate.parallel import XfuserUlysses, join, leave
+from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.model.shards import Alone, Shards
 from tests.golden.read import denoiser, golden
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -41,7 +41,7 @@ def test_the_gpu_makes_what_the_release_makes(name: str, dtype: str, monkeypatch
 def work(rank: int, folder: Path, dtype: str) -> None:
     device = f"cuda:{rank}"
     settings = ParallelSettings(degree=2, backend="xfuser", timeout_seconds=120)
-    shards = join(Seat(rank, 2, device, (folder / "meeting").as_uri()), settings)
+    shards = join(Rank(rank, 2, device, (folder / "meeting").as_uri()), settings)
     assert isinstance(shards, XfuserUlysses)
     save_file({name: forward(name, DTYPES[dtype], device, shards) for name in FIXTURES}, folder / f"{rank}.safetensors")
     leave(shards)

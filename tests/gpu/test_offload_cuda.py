@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stages.model.offload import offload
-from stages.model.shards import Alone
+from infinitedub.stages.model.offload import offload
+from infinitedub.stages.model.shards import Alone
 from tests.golden.read import denoiser, golden
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from pipeline.storage import Storage
-from stages.errors import BadInput
-from stages.records import Artifact
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.records import Artifact
 from tests.unit.ingesting import gradient
 from tests.unit.scripted import Rehearsal
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class LocalFiles:
-    """`stages.contract.Files` in one folder: what is kept lies under `kept/`, what is delivered under `delivered/`."""
+    """`infinitedub.stages.contract.Files` in one folder: what is kept lies under `kept/`, what is delivered under `delivered/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,16 +35,16 @@ class LocalFiles:
             raise BadInput(f"{path} is not there; correct the path in the catalogue")
         return path
 
-    def keep(self, path: Path, kind: str) -> Artifact:
+    def store(self, path: Path, kind: str) -> Artifact:
         data = path.read_bytes()
         place = self._fresh("kept") / path.name
         shutil.move(path, place)
         return Artifact(str(place), hashlib.sha256(data).hexdigest(), len(data), kind)
 
-    def recall(self, number: int, type_: type[T]) -> T | None:
+    def load_checkpoint(self, number: int, type_: type[T]) -> T | None:
         return self.remembered.get(number)
 
-    def remember(self, number: int, record: T) -> T:
+    def save_checkpoint(self, number: int, record: T) -> T:
         return self.remembered.setdefault(number, record)
 
     def scratch(self) -> Path:
@@ -181,7 +181,7 @@ def numbers() -> Callable[[Path], list[int]]:
     """Reads the numbers back that `Studio.footage` wrote into its frames."""
 
     def read(path: Path) -> list[int]:
-        from stages.media.footage import read_all
+        from infinitedub.stages.media.video import read_all
 
         return [round((float(frame.mean()) - 20) / 3) for frame in read_all(path)]
 

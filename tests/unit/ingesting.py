@@ -7,11 +7,11 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from stages.contract import Seat
-from stages.ingest.settings import IngestSettings
-from stages.ingest.stage import IngestStage
-from stages.media.sound import sample_blocks
-from stages.records import Box, Material, Source, Speaker, Turns
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.ingest.settings import IngestSettings
+from infinitedub.stages.ingest.stage import IngestStage
+from infinitedub.stages.media.sound import sample_blocks
+from infinitedub.stages.records import Box, Material, Source, Speaker, Turns
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "ingest" / "default.yaml"
 
@@ -21,7 +21,7 @@ def ingest(
 ) -> Source:
     """The source of this material; `changes` are settings."""
     stage = IngestStage(IngestSettings(**{**yaml.safe_load(CONF.read_text()), "fps": 25, **changes}))
-    stage.open(Seat())
+    stage.open(Rank())
     speakers = tuple(Speaker(str(path), box) for path, box in zip(speech, boxes, strict=False))
     return stage(Material(str(picture), speakers, turns), files=files)
 

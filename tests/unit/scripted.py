@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from launch.compose import checked, compose
-from pipeline import run
-from pipeline.catalogue import BadRow, Catalogue
-from pipeline.config import RunConfig
-from pipeline.roster import Verb
-from pipeline.run import Outcome, run_jobs
-from pipeline.storage import Storage
-from pipeline.surgery import Surgery
-from stages.contract import Files, Seat
-from stages.records import (
+from infinitedub.launch.compose import checked, compose
+from infinitedub.pipeline.catalogue.rows import BadRow, Catalogue
+from infinitedub.pipeline.config import RunConfig
+from infinitedub.pipeline.run import driver
+from infinitedub.pipeline.run.driver import Outcome, run_jobs
+from infinitedub.pipeline.run.stage_registry import StageSpec
+from infinitedub.pipeline.state.forced_rerun import ForcedRerun
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.records import (
     Chunk,
     Clip,
     Conditions,
@@ -31,11 +31,11 @@ from stages.records import (
     Source,
     Speaker,
     Speech,
-    Take,
     Turns,
     Voice,
+    WindowCheckpoint,
 )
-from stages.settings import Decides, Settings, Weights
+from infinitedub.stages.settings import Decides, Settings, Weights
 from tests.unit.tiny import segment_of
 
 RESULTS = {
@@ -50,7 +50,7 @@ RESULTS = {
 SEGMENTS = (segment_of(20), segment_of(50, index=1, start=20))  # the longer one last
 
 
-class Told(Settings):
+class ScriptedSettings(Settings):
     """What a scripted stage is told."""
 
     steps: Decides[int]
@@ -65,11 +65,11 @@ Called = tuple[str, str | None, int | None]  # verb, job where it is known, segm
 class Scripted:
     """Any of the verbs: makes small records, and notes that it was called. `trouble` says when it fails."""
 
-    def __init__(self, verb: str, config: Told, calls: list[Called], trouble: Callable[[Called], Exception | None]) -> None:
+    def __init__(self, verb: str, config: ScriptedSettings, calls: list[Called], trouble: Callable[[Called], Exception | None]) -> None:
         self.verb, self.config = verb, config
         self.calls, self.trouble = calls, trouble
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         pass
 
     def close(self) -> None:
@@ -90,25 +90,25 @@ class Scripted:
         return path
 
     def _ingest(self, material: Material, *, files: Files) -> Source:
-        kept = files.keep(self._file(files, Path(material.picture).read_text()), "picture/png")
+        kept = files.store(self._file(files, Path(material.picture).read_text()), "picture/png")
         return Source(kept, False, 64, 64, 25.0, 1, (Voice(kept, 16000, 16000, 0, None),))
 
     def _segment(self, source: Source, length: object, *, files: Files) -> tuple[Segment, ...]:
         return SEGMENTS
 
     def _listen(self, source: Source, *, files: Files) -> Speech:
-        return Speech(files.keep(self._file(files, source.picture.sha256), "tensors/safetensors"), 70, (None,))
+        return Speech(files.store(self._file(files, source.picture.sha256), "tensors/safetensors"), 70, (None,))
 
     def _condition(self, source: Source, segment: Segment, prompt: Prompt, *, files: Files) -> Conditions:
-        return Conditions(files.keep(self._file(files, source.picture.sha256, segment), "tensors/safetensors"), 64, 64)
+        return Conditions(files.store(self._file(files, source.picture.sha256, segment), "tensors/safetensors"), 64, 64)
 
     def _generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: object, *, files: Files) -> Iterator[Chunk | Clip]:
         takes = []
         for number, window in enumerate(segment.windows):
-            take = files.recall(number, Take)
+            take = files.load_checkpoint(number, WindowCheckpoint)
             if take is None:
-                kept = files.keep(self._file(files, conditions.tensors.sha256, seed, number), "chunk/mkv")
-                take = files.remember(number, Take(Chunk(number, kept, window.fresh.frames), None))
+                kept = files.store(self._file(files, conditions.tensors.sha256, seed, number), "chunk/mkv")
+                take = files.save_checkpoint(number, WindowCheckpoint(Chunk(number, kept, window.fresh.frames), None))
                 self.calls.append(("window", f"{segment.index}", number))
                 yield take.chunk
             takes.append(take)
@@ -116,7 +116,7 @@ class Scripted:
 
     def _assemble(self, source: Source, clips: tuple[Clip, ...], *, files: Files) -> Film:
         chunks = [chunk.picture.sha256 for clip in clips for chunk in clip.chunks]
-        return Film(files.keep(self._file(files, chunks), "film/mp4"), 70, 25.0, 0.0)
+        return Film(files.store(self._file(files, chunks), "film/mp4"), 70, 25.0, 0.0)
 
     def _publish(self, job: Job, source: Source, film: Film, provenance: Provenance, *, files: Files) -> Receipt:
         path = files.fetch(film.file)
@@ -137,14 +137,14 @@ class Rehearsal:
         self.weights.write_text("first training")
         composed = checked(compose(["catalogue=rows.jsonl", "pools=inline", f"storage.root={storage.root}"]))
         self.config: RunConfig = composed.model_copy(update={"storage": storage.settings})
-        monkeypatch.setattr(run, "roster", lambda config: self.verbs())
+        monkeypatch.setattr(driver, "stage_specs", lambda config: self.verbs())
 
-    def verbs(self) -> dict[str, Verb]:
+    def verbs(self) -> dict[str, StageSpec]:
         def stage(name: str) -> Scripted:
             weights = str(self.weights) if name == "generate" else "bundled:tiny"
-            return Scripted(name, Told(steps=self.steps[name], weights=weights), self.calls, self.trouble)
+            return Scripted(name, ScriptedSettings(steps=self.steps[name], weights=weights), self.calls, self.trouble)
 
-        return {name: Verb(name, stage(name), result) for name, result in RESULTS.items()}
+        return {name: StageSpec(name, stage(name), result) for name, result in RESULTS.items()}
 
     def job(self, name: str) -> Job:
         picture = self.folder / f"{name}.png"
@@ -152,7 +152,7 @@ class Rehearsal:
             picture.write_text(f"the face of {name}")
         return Job(name, Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
-    def dub(self, *jobs: Job, surgery: Surgery | None = None, bad: tuple[BadRow, ...] = ()) -> Outcome:
+    def dub(self, *jobs: Job, forced_rerun: ForcedRerun | None = None, bad: tuple[BadRow, ...] = ()) -> Outcome:
         """A run of its own; `calls` are those of this run."""
         self.calls.clear()
 
@@ -160,7 +160,7 @@ class Rehearsal:
             self.clusters += 1
 
         catalogue, overrides = Catalogue(jobs, bad), ["catalogue=rows.jsonl"]
-        return asyncio.run(run_jobs(self.config, catalogue, self.storage, raise_cluster, overrides=overrides, parent=None, surgery=surgery))
+        return asyncio.run(run_jobs(self.config, catalogue, self.storage, raise_cluster, overrides=overrides, parent=None, forced_rerun=forced_rerun))
 
     def called(self) -> Counter[str]:
         return Counter(verb for verb, _, _ in self.calls if verb != "window")

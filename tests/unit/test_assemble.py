@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.assemble.joining import joined
-from stages.assemble.settings import AssembleSettings
-from stages.assemble.soundtrack import Part, soundtrack
-from stages.assemble.stage import AssembleStage
-from stages.contract import Seat
-from stages.media.footage import write_lossless
-from stages.media.sound import planar, write_flac
-from stages.records import Artifact, Chunk, Clip, Film, Source, Span, Voice
+from infinitedub.stages.assemble.joining import joined
+from infinitedub.stages.assemble.settings import AssembleSettings
+from infinitedub.stages.assemble.soundtrack import Part, soundtrack
+from infinitedub.stages.assemble.stage import AssembleStage
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.media.sound import planar, write_flac
+from infinitedub.stages.media.video import write_lossless
+from infinitedub.stages.records import Artifact, Chunk, Clip, Film, Source, Span, Voice
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "assemble" / "default.yaml"
 NOWHERE = Artifact("nowhere", "", 0, "picture/png")
@@ -23,7 +23,7 @@ NOWHERE = Artifact("nowhere", "", 0, "picture/png")
 
 def assemble(files, source: Source, *clips: Clip, **changes) -> Film:
     stage = AssembleStage(AssembleSettings(**{**yaml.safe_load(CONF.read_text()), "preset": "ultrafast", **changes}))
-    stage.open(Seat())
+    stage.open(Rank())
     return stage(source, clips, files=files)
 
 
@@ -37,7 +37,7 @@ def clip(files, index: int, start: int, *parts: int, size: tuple[int, int] = (48
     for frames in parts:
         path = files.scratch() / "chunk.mkv"
         write_lossless(path, numbered(reached, reached + frames, size), 25.0)
-        chunks.append(Chunk(len(chunks), files.keep(path, "chunk/mkv"), frames))
+        chunks.append(Chunk(len(chunks), files.store(path, "chunk/mkv"), frames))
         reached += frames
     return Clip(index, Span(start, reached), tuple(chunks))
 
@@ -45,7 +45,7 @@ def clip(files, index: int, start: int, *parts: int, size: tuple[int, int] = (48
 def voice(files, samples: np.ndarray, rate: int = 16000, start: int = 0, layout: str | None = None) -> Voice:
     path = files.scratch() / "voice.flac"
     write_flac(path, [samples], rate, layout or {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[0]])
-    return Voice(files.keep(path, "sound/flac"), rate, samples.shape[1], start, None)
+    return Voice(files.store(path, "sound/flac"), rate, samples.shape[1], start, None)
 
 
 def source(*voices: Voice, fps: float = 25.0) -> Source:
@@ -168,7 +168,7 @@ def test_colours_are_bt709_and_say_so(files) -> None:
     given = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
     path = files.scratch() / "a.mkv"
     write_lossless(path, [given] * 5, 25.0)
-    film = assemble(files, source(voice(files, noise(1, 100))), Clip(0, Span(0, 5), (Chunk(0, files.keep(path, "chunk/mkv"), 5),)), crf=1)
+    film = assemble(files, source(voice(files, noise(1, 100))), Clip(0, Span(0, 5), (Chunk(0, files.store(path, "chunk/mkv"), 5),)), crf=1)
     with av.open(str(files.fetch(film.file))) as container:
         frame = next(container.decode(video=0))
         assert frame.format.name == "yuv420p"

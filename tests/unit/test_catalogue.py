@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.catalogue import BadRow, Catalogue, RowSettings, read_catalogue
-from stages.errors import ConfigError, DubError
-from stages.records import Box, Job, Length, Material, Prompt, Speaker, Turns
+from infinitedub.pipeline.catalogue.rows import BadRow, Catalogue, RowSettings, read_catalogue
+from infinitedub.stages.errors import ConfigError, DubError
+from infinitedub.stages.records import Box, Job, Length, Material, Prompt, Speaker, Turns
 
 DEFAULTS = RowSettings(prompt="a person talks", negative_prompt="blurry", turns=Turns.TOGETHER, seed=42)
 
@@ -370,7 +370,7 @@ def test_a_catalogue_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_too_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.catalogue.MAX_ROWS", 3)
+    monkeypatch.setattr("infinitedub.pipeline.catalogue.rows.MAX_ROWS", 3)
     assert len(read(jsonl(*(row(id=f"r{n}") for n in range(3)))).jobs) == 3
     with pytest.raises(ConfigError, match="more than 3 rows; split it"):
         read(jsonl(*(row(id=f"r{n}") for n in range(4))))

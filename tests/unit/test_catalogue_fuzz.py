@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalogue import IDENTIFIER, Catalogue, RowSettings, read_catalogue
-from pipeline.ceiling import ceiling
-from pipeline.events import DeadLetter, RunLog, read_dead
-from pipeline.storage import Storage
-from stages.errors import ConfigError
-from stages.records import Job, Turns
+from infinitedub.pipeline.catalogue.memory_limit import ceiling
+from infinitedub.pipeline.catalogue.rows import IDENTIFIER, Catalogue, RowSettings, read_catalogue
+from infinitedub.pipeline.state.run_log import DeadLetter, RunLog, read_dead
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Job, Turns
 
 DEFAULTS = RowSettings(prompt="a person talks", negative_prompt="blurry", turns=Turns.TOGETHER, seed=42)
 
@@ -324,10 +324,10 @@ BOMBS: dict[str, tuple[Callable[[], pa.Table], str]] = {
 }
 READER = """
 import sys
-from pipeline import tables
-from pipeline.catalogue import RowSettings, read_catalogue
-from stages.errors import ConfigError
-from stages.records import Turns
+from infinitedub.pipeline.catalogue import tables
+from infinitedub.pipeline.catalogue.rows import RowSettings, read_catalogue
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Turns
 tables.MAX_UNPACKED_BYTES = 16 << 20
 try:
     read_catalogue(sys.argv[1], lambda uri: open(uri, "rb"), RowSettings(prompt="talks", negative_prompt="still", turns=Turns.TOGETHER, seed=1))

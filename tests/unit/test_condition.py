@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from stages.condition.framing import choose_bucket, frame_picture, plan_framing
-from stages.condition.masks import choose_boxes, halves, speaker_masks
-from stages.condition.preparer import Preparer
-from stages.condition.stage import ConditionStage
-from stages.contract import Seat
-from stages.errors import BadInput, ConfigError
-from stages.media.footage import write_lossless
-from stages.records import Box, Prompt
+from infinitedub.stages.condition.framing import choose_bucket, frame_picture, plan_framing
+from infinitedub.stages.condition.masks import choose_boxes, halves, speaker_masks
+from infinitedub.stages.condition.preparer import Preparer
+from infinitedub.stages.condition.stage import ConditionStage
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.errors import BadInput, ConfigError
+from infinitedub.stages.media.video import write_lossless
+from infinitedub.stages.records import Box, Prompt
 from tests.unit.tiny import condition_settings, segment_of, source_of
 
 # -- framing ----------------------------------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_the_stage_gives_the_documented_file(files, tmp_path):
     photograph = tmp_path / "face.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)).save(photograph)
     stage = ConditionStage(condition_settings())
-    stage.open(Seat())
+    stage.open(Rank())
     made = stage(source_of(photograph, width=80, height=80), segment_of(50), Prompt("a person talks", "blurry"), files=files)
     stage.close()
     assert (made.height, made.width) == (96, 96)
@@ -199,13 +199,13 @@ def test_the_stage_gives_the_documented_file(files, tmp_path):
 
 def test_the_stage_must_sit_where_it_is_set_to():
     with pytest.raises(ConfigError, match=r"condition\.device is cuda.*cpu"):
-        ConditionStage(condition_settings(device="cuda")).open(Seat())
+        ConditionStage(condition_settings(device="cuda")).open(Rank())
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path):
     for weights in (str(tmp_path / "nowhere"), "bundled:nothing", "bundled:../tiny"):
         with pytest.raises(ConfigError, match="weights"):
-            ConditionStage(condition_settings(weights=weights)).open(Seat())
+            ConditionStage(condition_settings(weights=weights)).open(Rank())
 
 
 @pytest.mark.parametrize(("changes", "said"), [({"window_frames": 32}, "29 or 33"), ({"buckets": {1.0: (64, 72)}}, "multiples of 16")])

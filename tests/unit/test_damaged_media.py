@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.ceiling import ceiling
-from stages.errors import BadInput
-from stages.ingest.opening import open_media
-from stages.media.footage import read_all
-from stages.media.sound import sample_blocks, sound_format
-from stages.records import Source
+from infinitedub.pipeline.catalogue.memory_limit import ceiling
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.opening import open_media
+from infinitedub.stages.media.sound import sample_blocks, sound_format
+from infinitedub.stages.media.video import read_all
+from infinitedub.stages.records import Source
 from tests.unit.ingesting import ingest
 
 MEMORY = 1 << 30

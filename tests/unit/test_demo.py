@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assets.demo import make, scenes
-from launch import sheet
-from launch.sheet import contact_sheet
-from pipeline.catalogue import Catalogue, RowSettings, read_catalogue
-from stages.media.footage import read_all
-from stages.records import Length, Turns
+from infinitedub.assets.demo import make, scenes
+from infinitedub.launch import contact_sheet as sheet
+from infinitedub.launch.contact_sheet import contact_sheet
+from infinitedub.pipeline.catalogue.rows import Catalogue, RowSettings, read_catalogue
+from infinitedub.stages.media.video import read_all
+from infinitedub.stages.records import Length, Turns
 
 DEMO = Path(make.__file__).parent
 DEFAULTS = RowSettings(prompt="A person talks", negative_prompt="", turns=Turns.TOGETHER, seed=1)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
-from pipeline.events import DeadLetter, Event, RunLog, latest_run, read_dead, read_events, read_run, read_summary, runs
-from pipeline.storage import Storage
-from stages.errors import BadInput, Transient
+from infinitedub.pipeline.state import run_log
+from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog, latest_run, read_dead, read_events, read_run, read_summary, runs
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import BadInput, Transient
 
 STARTED = Event(1.5, "a", None, None, "ingest", "started", None, "")
 WINDOW = Event(2.5, "a", 3, 1, "generate", "window", 12.25, "2/5")
@@ -55,7 +55,7 @@ def test_what_is_no_run_is_not_the_latest(storage: Storage):
 
 
 def test_events_of_a_run_going_on_can_be_read(storage: Storage, monkeypatch):
-    monkeypatch.setattr(events, "FLUSH_EVENTS", 3)
+    monkeypatch.setattr(run_log, "FLUSH_EVENTS", 3)
     written = threading.Event()
     put = storage.put
 
@@ -76,7 +76,7 @@ def test_events_of_a_run_going_on_can_be_read(storage: Storage, monkeypatch):
 
 
 def test_events_survive_a_storage_that_fails_for_a_while(storage: Storage, monkeypatch, caplog):
-    monkeypatch.setattr(events, "FLUSH_EVENTS", 1)
+    monkeypatch.setattr(run_log, "FLUSH_EVENTS", 1)
     failed = threading.Event()
     put = storage.put
 

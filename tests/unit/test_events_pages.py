@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import events, pages
-from pipeline.events import Event, RunLog, read_events, read_table
-from pipeline.pages import Page, page_of, to_bind, to_read
-from pipeline.standing import Standing, done_jobs, standings
-from pipeline.storage import Storage
-from stages.errors import Transient
+from infinitedub.pipeline.state import event_pages, run_log
+from infinitedub.pipeline.state.event_pages import Page, page_of, to_bind, to_read
+from infinitedub.pipeline.state.run_log import Event, RunLog, read_events, read_table
+from infinitedub.pipeline.state.run_status import JobStatus, done_jobs, job_statuses
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import Transient
 
 FOLDER = "runs/20261121-070512-3fa2/events"
 
@@ -29,11 +29,11 @@ def column(number: int) -> dict[str, list[object]]:
 
 
 def written(storage: Storage, numbers: range) -> list[tuple[Page, int]]:
-    return [pages.write(storage, FOLDER, number, column(number)) for number in numbers]
+    return [event_pages.write(storage, FOLDER, number, column(number)) for number in numbers]
 
 
 def told(storage: Storage) -> list[int]:
-    return pages.read(storage, FOLDER, ["segment"])["segment"].to_pylist()
+    return event_pages.read(storage, FOLDER, ["segment"])["segment"].to_pylist()
 
 
 # -- which pages ------------------------------------------------------------------------------------------------------
@@ -68,11 +68,11 @@ def test_a_log_of_any_length_has_few_pages_and_all_of_them(count: int):
     for number in range(count):
         shelf.append((Page(number, number + 1), 100))
         while several := to_bind(shelf, ended=False):
-            assert len(several) == pages.BOUND_TOGETHER
+            assert len(several) == event_pages.BOUND_TOGETHER
             assert shelf[-1][0] not in several
             bound = Page(several[0].start, several[-1].stop)
             shelf = sorted([*((page, size) for page, size in shelf if page not in several), (bound, 100 * len(several))])
-    assert len(shelf) <= 3 * pages.BOUND_TOGETHER
+    assert len(shelf) <= 3 * event_pages.BOUND_TOGETHER
     found, whole = to_read(page.name for page, _ in shelf)
     assert whole
     assert (found[0].start, found[-1].stop) == (0, count)
@@ -83,7 +83,7 @@ def test_at_the_end_all_but_the_last_become_one_and_large_ones_are_left_alone():
     few = [(Page(0, 64), 6400), (Page(64, 65), 100), (Page(65, 66), 100)]
     assert to_bind(few, ended=True) == (Page(0, 64), Page(64, 65))
     assert to_bind(few[:1], ended=True) == to_bind(few[1:], ended=True) == to_bind([], ended=True) == ()
-    large = [(Page(0, 64), pages.BOUND_BYTES), *((Page(n, n + 1), 100) for n in range(64, 70))]
+    large = [(Page(0, 64), event_pages.BOUND_BYTES), *((Page(n, n + 1), 100) for n in range(64, 70))]
     assert to_bind(large, ended=True) == tuple(Page(n, n + 1) for n in range(64, 69))
 
 
@@ -116,7 +116,7 @@ def test_a_driver_that_dies_while_it_binds_loses_nothing_and_doubles_nothing(sto
     dying(storage, monkeypatch, calls)
     several = to_bind(shelf, ended=True)
     try:
-        pages.bind(storage, FOLDER, several)
+        event_pages.bind(storage, FOLDER, several)
         for page in several:
             storage.delete(f"{FOLDER}/{page.name}")
     except Died:
@@ -134,7 +134,7 @@ def test_a_reader_whose_page_is_bound_before_it_reads_it_looks_again(storage: St
     def late(name: str) -> bytes | None:
         if not bound:  # between this reader's listing and its first page
             bound.append(True)
-            pages.bind(Storage(storage.settings), FOLDER, to_bind(shelf, ended=True))
+            event_pages.bind(Storage(storage.settings), FOLDER, to_bind(shelf, ended=True))
             for number in range(4):
                 storage.delete(f"{FOLDER}/{Page(number, number + 1).name}")
         return read(name)
@@ -145,7 +145,7 @@ def test_a_reader_whose_page_is_bound_before_it_reads_it_looks_again(storage: St
 
 def test_a_listing_that_saw_neither_the_pages_nor_what_they_became_is_made_again(storage: Storage, monkeypatch):
     shelf = written(storage, range(5))
-    pages.bind(storage, FOLDER, to_bind(shelf, ended=True))
+    event_pages.bind(storage, FOLDER, to_bind(shelf, ended=True))
     listings = iter([[Page(4, 5).name], [Page(0, 4).name, Page(4, 5).name]])
     monkeypatch.setattr(storage, "list", lambda folder: next(listings))
     assert told(storage) == list(range(5))
@@ -163,7 +163,7 @@ def test_a_page_is_not_bound_without_its_neighbours(storage: Storage):
     shelf = written(storage, range(3))
     storage.delete(f"{FOLDER}/{shelf[0][0].name}")
     with pytest.raises(Transient, match="not to be found"):
-        pages.bind(storage, FOLDER, [shelf[0][0], shelf[1][0]])
+        event_pages.bind(storage, FOLDER, [shelf[0][0], shelf[1][0]])
     assert told(storage) == [1, 2]
 
 
@@ -175,8 +175,8 @@ def event(number: int, what: str = "finished", job: str = "a") -> Event:
 
 
 def test_a_finished_run_lies_in_two_pages(storage: Storage, monkeypatch):
-    monkeypatch.setattr(events, "FLUSH_EVENTS", 1)
-    monkeypatch.setattr(pages, "BOUND_TOGETHER", 4)
+    monkeypatch.setattr(run_log, "FLUSH_EVENTS", 1)
+    monkeypatch.setattr(event_pages, "BOUND_TOGETHER", 4)
     with RunLog.begin(storage, {}) as log:
         folder = f"runs/{log.run}/events"
         for number in range(30):
@@ -191,7 +191,7 @@ def test_a_finished_run_lies_in_two_pages(storage: Storage, monkeypatch):
 
 
 def test_pages_that_could_not_be_deleted_are_deleted_later(storage: Storage, monkeypatch, caplog):
-    monkeypatch.setattr(events, "FLUSH_EVENTS", 1)
+    monkeypatch.setattr(run_log, "FLUSH_EVENTS", 1)
     delete, refused = storage.delete, []
 
     def once(name: str) -> None:
@@ -240,18 +240,18 @@ def test_jobs_are_counted(storage: Storage):
     with RunLog.begin(storage, {}) as log:
         for one in told:
             log.event(one)
-    assert standings(storage, log.run, ["waits", "c", "b", "a"]) == {
-        "waits": Standing(),
-        "c": Standing("failed", "ingest"),
-        "b": Standing("running", "ingest"),
-        "a": Standing("done", "generate", segments=2, windows=2, made=2, reused=1, seconds=5.5),
+    assert job_statuses(storage, log.run, ["waits", "c", "b", "a"]) == {
+        "waits": JobStatus(),
+        "c": JobStatus("failed", "ingest"),
+        "b": JobStatus("running", "ingest"),
+        "a": JobStatus("done", "generate", segments=2, windows=2, made=2, reused=1, seconds=5.5),
     }
-    assert list(standings(storage, log.run, ["b"])) == ["b", "a", "c"]
+    assert list(job_statuses(storage, log.run, ["b"])) == ["b", "a", "c"]
     assert done_jobs(storage, log.run) == {"a"}
 
 
 def test_a_run_without_events_has_jobs_that_wait(storage: Storage, tmp_path: Path):
     with RunLog.begin(storage, {}) as log:
         pass
-    assert standings(storage, log.run, ["a"]) == {"a": Standing()}
+    assert job_statuses(storage, log.run, ["a"]) == {"a": JobStatus()}
     assert done_jobs(storage, log.run) == set()

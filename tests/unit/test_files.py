@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cache import Cache
-from pipeline.files import CallFiles
-from pipeline.scratch import scratch_folder
-from pipeline.storage import Storage, StorageSettings
-from stages.errors import BadInput, ConfigError, Transient
-from stages.records import Artifact
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.artifact_cache import Cache
+from infinitedub.pipeline.storage.scratch import scratch_folder
+from infinitedub.pipeline.storage.storage import Storage, StorageSettings
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
+from infinitedub.stages.records import Artifact
 
 KEY = "ab" + "0" * 62
 
@@ -23,14 +23,14 @@ def artifact(data: bytes, uri: str = "s3://bucket/a.bin") -> Artifact:
     return Artifact(uri, hashlib.sha256(data).hexdigest(), len(data), "test/bin")
 
 
-def files_of(storage: Storage) -> CallFiles:
-    return CallFiles(storage, stage="ingest", key=KEY)
+def files_of(storage: Storage) -> StageFiles:
+    return StageFiles(storage, stage="ingest", key=KEY)
 
 
 def test_what_is_kept_can_be_fetched(storage: Storage, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"picture")
     with files_of(storage) as files:
-        kept = files.keep(tmp_path / "a.png", "picture/png")
+        kept = files.store(tmp_path / "a.png", "picture/png")
     assert kept == replace(artifact(b"picture"), uri=kept.uri, kind="picture/png")
     assert f"/cas/ingest/ab/{KEY}/{files.attempt}/" in kept.uri
     with files_of(storage) as files:
@@ -51,7 +51,7 @@ def test_files_of_one_name_do_not_meet(storage: Storage):
 def test_a_damaged_artifact_is_noticed(storage: Storage, tmp_path: Path, damage: bytes):
     (tmp_path / "a.png").write_bytes(b"picture")
     with files_of(storage) as files:
-        kept = files.keep(tmp_path / "a.png", "picture/png")
+        kept = files.store(tmp_path / "a.png", "picture/png")
         Path(kept.uri).write_bytes(damage)
         with pytest.raises(Transient, match=r"were kept|was kept"):
             files.fetch(kept)
@@ -188,5 +188,5 @@ def test_a_cache_without_room_still_serves(storage_settings: StorageSettings, tm
 def test_a_cache_that_can_be_no_folder_is_a_config_error(storage_settings: StorageSettings, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"x")
     storage = Storage(storage_settings.model_copy(update={"cache": str(tmp_path / "file" / "node")}))
-    with pytest.raises(ConfigError, match=r"storage\.cache"), CallFiles(storage, stage="ingest", key="ab"):
+    with pytest.raises(ConfigError, match=r"storage\.cache"), StageFiles(storage, stage="ingest", key="ab"):
         pass

@@ -15,15 +15,15 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from launch.cli import main
-from pipeline.files import CallFiles
-from pipeline.ledger import Ledger
-from pipeline.scratch import scratch_folder
-from pipeline.storage import Storage
-from pipeline.sweep import Kind, Swept, sweep
-from pipeline.weights import on_this_node
-from stages.records import Artifact, Chunk, Clip, Span, Take
-from stages.settings import Settings, Weights
+from infinitedub.launch.cli import main
+from infinitedub.pipeline.state.garbage_collection import Garbage, Kind, sweep
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.scratch import scratch_folder
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.pipeline.storage.weights import on_this_node
+from infinitedub.stages.records import Artifact, Chunk, Clip, Span, WindowCheckpoint
+from infinitedub.stages.settings import Settings, Weights
 
 KEY, OTHER = "0f" + "e" * 62, "a1" + "b" * 62
 HOUR = 3600
@@ -31,12 +31,12 @@ HOUR = 3600
 
 def keep(storage: Storage, *names: str, key: str = KEY) -> tuple[str, list[Artifact]]:
     """Files of an attempt, each as long as its name."""
-    with CallFiles(storage, stage="generate", key=key) as files:
+    with StageFiles(storage, stage="generate", key=key) as files:
         kept = []
         for name in names:
             path = files.scratch() / name
             path.write_text(name)
-            kept.append(files.keep(path, "test/x"))
+            kept.append(files.store(path, "test/x"))
         return files.attempt, kept
 
 
@@ -60,7 +60,7 @@ def files(storage: Storage) -> set[str]:
     return {path.name for path in Path(storage.root).rglob("*") if path.is_file() and not path.name.startswith("_")}
 
 
-def swept(storage: Storage, grace: float = 24 * HOUR, *, checkpoints: bool = False, dry_run: bool = False) -> list[Swept]:
+def swept(storage: Storage, grace: float = 24 * HOUR, *, checkpoints: bool = False, dry_run: bool = False) -> list[Garbage]:
     return list(sweep(storage, grace, checkpoints=checkpoints, dry_run=dry_run))
 
 
@@ -75,8 +75,8 @@ def test_files_that_no_commit_names_go_and_results_films_and_logs_stay(storage: 
     storage.put("runs/r/run.json", b"{}")
     age(storage.root, 25)
     assert set(swept(storage)) == {
-        Swept(Kind.UNNAMED, f"cas/generate/0f/{KEY}/{loser}", 2, 8),
-        Swept(Kind.UNNAMED, f"cas/generate/a1/{OTHER}/{killed}", 1, 6),
+        Garbage(Kind.UNNAMED, f"cas/generate/0f/{KEY}/{loser}", 2, 8),
+        Garbage(Kind.UNNAMED, f"cas/generate/a1/{OTHER}/{killed}", 1, 6),
     }
     assert files(storage) == {"winner", "a.mp4", "run.json"}
     assert Ledger(storage).find("generate", KEY, Clip) == record
@@ -133,28 +133,28 @@ def test_a_chain_of_many_generations_ends_with_the_last(storage: Storage):
 def test_a_segment_that_was_broken_off_keeps_its_windows(storage: Storage):
     ledger = Ledger(storage)
     attempt, (picture, motion, surplus) = keep(storage, "picture", "motion", "surplus")
-    take = Take(Chunk(0, picture, 4), motion)
+    take = WindowCheckpoint(Chunk(0, picture, 4), motion)
     ledger.commit("generate", KEY, attempt, take, part=0)
     age(storage.root, 1000)
     for checkpoints in (False, True):
         assert [one.files for one in swept(storage, checkpoints=checkpoints)] == ([] if checkpoints else [1])
     assert files(storage) == {"picture", "motion"}
     assert not Path(surplus.uri).exists()
-    assert ledger.find("generate", KEY, Take, part=0) == take
+    assert ledger.find("generate", KEY, WindowCheckpoint, part=0) == take
 
 
 def test_checkpoints_of_finished_segments_go_where_that_is_asked_for(storage: Storage):
     ledger = Ledger(storage)
     attempt, (one, two, motion) = keep(storage, "picture 0", "picture 1", "motion 0")
-    ledger.commit("generate", KEY, attempt, Take(Chunk(0, one, 4), motion), part=0)
-    ledger.commit("generate", KEY, attempt, Take(Chunk(1, two, 4), None), part=1)
+    ledger.commit("generate", KEY, attempt, WindowCheckpoint(Chunk(0, one, 4), motion), part=0)
+    ledger.commit("generate", KEY, attempt, WindowCheckpoint(Chunk(1, two, 4), None), part=1)
     record = ledger.commit("generate", KEY, attempt, clip(one, two))
     age(storage.root, 25)
     assert swept(storage) == []
-    assert swept(storage, checkpoints=True) == [Swept(Kind.CHECKPOINT, f"cas/generate/0f/{KEY}/{attempt}", 1, 8)]
+    assert swept(storage, checkpoints=True) == [Garbage(Kind.CHECKPOINT, f"cas/generate/0f/{KEY}/{attempt}", 1, 8)]
     assert files(storage) == {"picture 0", "picture 1"}
     assert ledger.find("generate", KEY, Clip) == record
-    assert ledger.find("generate", KEY, Take, part=0) is None  # made anew from the segment's start
+    assert ledger.find("generate", KEY, WindowCheckpoint, part=0) is None  # made anew from the segment's start
     assert swept(storage, checkpoints=True) == []
 
 
@@ -162,15 +162,15 @@ def test_checkpoints_of_a_segment_that_is_to_be_redone_stay(storage: Storage):
     """Window 1 is forced: its take and the clip are withdrawn, the take of window 0 is what the rerun starts from."""
     ledger = Ledger(storage)
     attempt, (one, two, motion) = keep(storage, "picture 0", "picture 1", "motion 0")
-    take = ledger.commit("generate", KEY, attempt, Take(Chunk(0, one, 4), motion), part=0)
-    ledger.commit("generate", KEY, attempt, Take(Chunk(1, two, 4), None), part=1)
+    take = ledger.commit("generate", KEY, attempt, WindowCheckpoint(Chunk(0, one, 4), motion), part=0)
+    ledger.commit("generate", KEY, attempt, WindowCheckpoint(Chunk(1, two, 4), None), part=1)
     ledger.commit("generate", KEY, attempt, clip(one, two))
     assert ledger.withdraw("generate", KEY, Clip, "a seam")
-    assert ledger.withdraw("generate", KEY, Take, "a seam", part=1)
+    assert ledger.withdraw("generate", KEY, WindowCheckpoint, "a seam", part=1)
     age(storage.root, 25)
     assert [gone.kind for gone in swept(storage, checkpoints=True)] == [Kind.UNNAMED]
     assert files(storage) == {"picture 0", "motion 0"}
-    assert ledger.find("generate", KEY, Take, part=0) == take
+    assert ledger.find("generate", KEY, WindowCheckpoint, part=0) == take
 
 
 def test_nothing_is_taken_where_a_commit_cannot_be_read(storage: Storage, caplog: pytest.LogCaptureFixture):
@@ -243,21 +243,21 @@ def test_half_written_files_of_killed_processes_go(storage: Storage):
 def test_scratch_of_killed_processes_goes_and_that_of_the_living_stays(storage: Storage):
     calls = Path(storage.settings.cache) / "calls"
     killed(
-        "from pipeline.scratch import scratch_folder\nfrom pathlib import Path\n"
+        "from infinitedub.pipeline.storage.scratch import scratch_folder\nfrom pathlib import Path\n"
         f"with scratch_folder(Path({str(calls)!r})) as folder:\n (folder / 'big').write_bytes(b'xyz')\n os.kill(os.getpid(), signal.SIGKILL)",
         storage,
     )
     (dead,) = (path for path in calls.iterdir() if path.is_dir())
-    with CallFiles(storage, stage="a", key=KEY):  # the next call sweeps as well
+    with StageFiles(storage, stage="a", key=KEY):  # the next call sweeps as well
         assert not dead.exists()
     killed(f"import fcntl\np = '{dead}'\nos.mkdir(p)\nopen(p + '/big', 'w').write('xyz')\nopen(p + '.lock', 'w')\nos.kill(os.getpid(), 9)", storage)
     (calls / "mine.lock").touch()
     with (calls / "mine.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         (calls / "mine").mkdir()
-        assert swept(storage, dry_run=True) == [Swept(Kind.SCRATCH, str(dead), 1, 3)]
+        assert swept(storage, dry_run=True) == [Garbage(Kind.SCRATCH, str(dead), 1, 3)]
         assert dead.exists()
-        assert swept(storage) == [Swept(Kind.SCRATCH, str(dead), 1, 3)]
+        assert swept(storage) == [Garbage(Kind.SCRATCH, str(dead), 1, 3)]
         assert sorted(path.name for path in calls.iterdir()) == ["mine", "mine.lock"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.generate.color import lab_of_rgb, match_color, rgb_of_lab, statistics
+from infinitedub.stages.generate.color_match import lab_of_rgb, match_color, rgb_of_lab, statistics
 
 
 @pytest.fixture

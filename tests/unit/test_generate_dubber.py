@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.generate.dubber import dub, nothing_ahead
-from stages.generate.noise import window_noise
-from stages.generate.script import Script
-from stages.generate.takes import fresh, to_bytes
-from stages.records import Seed, Span, Window
+from infinitedub.stages.generate.noise import window_noise
+from infinitedub.stages.generate.streaming import dub, nothing_ahead
+from infinitedub.stages.generate.window_frames import fresh, to_bytes
+from infinitedub.stages.generate.window_inputs import SegmentInputs
+from infinitedub.stages.records import Seed, Span, Window
 from tests.unit.tiny import segment_of
 
 HEIGHT, WIDTH = 4, 6
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 4, 6
 def script(tmp_path):
     """Builds the script of a segment whose windows refer to frames 0, 1, 0, 1, ..."""
 
-    def build(segment, n_speech: int = 500, **options) -> Script:
+    def build(segment, n_speech: int = 500, **options) -> SegmentInputs:
         count = len(segment.windows)
         tensors = {
             "text": torch.zeros(3, 8),
@@ -36,7 +36,7 @@ def script(tmp_path):
         save_file(tensors, tmp_path / "conditions.safetensors")
         save_file({"speaker_0": torch.arange(n_speech * 2.0).view(n_speech, 1, 2), "silence": torch.zeros(1, 2)}, tmp_path / "speech.safetensors")
         options = {"compat_upstream": False, **options}
-        return Script(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
+        return SegmentInputs(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
 
     return build
 

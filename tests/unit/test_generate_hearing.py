@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.generate.hearing import SILENCE, Speakers, heard_rows
+from infinitedub.stages.generate.speech_windows import SILENCE, Speakers, heard_rows
 
 
 def speech(tmp_path, *lengths: int):

@@ -9,17 +9,17 @@ import torch.distributed as dist
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
-from stages.contract import Seat
-from stages.generate.engine import Cue
-from stages.generate.infinitetalk import InfiniteTalk
-from stages.generate.parallel import join, leave
-from stages.generate.sampling.guidance import Cfg
-from stages.generate.sampling.samplers import SamplerSettings
-from stages.generate.sampling.skip import NoCache
-from stages.generate.settings import ParallelSettings
-from stages.model.dit import InfiniteTalkTransformer
-from stages.model.latents import LatentCodec
-from stages.model.shards import Alone, Shards
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.generate.engine import WindowInputs
+from infinitedub.stages.generate.infinitetalk import InfiniteTalk
+from infinitedub.stages.generate.parallel import join, leave
+from infinitedub.stages.generate.sampling.guidance import Cfg
+from infinitedub.stages.generate.sampling.samplers import SamplerSettings
+from infinitedub.stages.generate.sampling.step_cache import NoCache
+from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.shards import Alone, Shards
 
 TOLERANCE = 1e-4  # that of the denoiser against the release
 
@@ -52,7 +52,7 @@ def denoiser() -> InfiniteTalkTransformer:
     return network.eval()
 
 
-def cue(frames: int, height: int, width: int, persons: int) -> Cue:
+def cue(frames: int, height: int, width: int, persons: int) -> WindowInputs:
     generator = torch.Generator().manual_seed(11)
     masks = torch.zeros(3, height, width)
     masks[0, :, : width // 2 - 1], masks[1, :, width // 2 + 1 :] = 1, 1
@@ -61,7 +61,7 @@ def cue(frames: int, height: int, width: int, persons: int) -> Cue:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    return Cue(
+    return WindowInputs(
         text=draw(1, 7, 16),
         null_text=draw(1, 3, 16),
         image=draw(1, 257, 24),
@@ -109,7 +109,7 @@ def settings(degree: int) -> ParallelSettings:
 
 def work(rank: int, degree: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    shards = join(Seat(rank, degree, "cpu", (folder / "meeting").as_uri()), settings(degree))
+    shards = join(Rank(rank, degree, "cpu", (folder / "meeting").as_uri()), settings(degree))
     save_file(make(shards), folder / f"{rank}.safetensors")
     if rank == 0:
         with pytest.raises(RuntimeError):  # the others have gone home

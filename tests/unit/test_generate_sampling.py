@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stages.generate.sampling.guidance import Apg, Cfg, Momentum, Pass, across
-from stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
-from stages.generate.sampling.schedules import shifted_sigmas
-from stages.generate.sampling.skip import Residual, TeaCache
+from infinitedub.stages.generate.sampling.guidance import Apg, Cfg, Momentum, Pass, across
+from infinitedub.stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
+from infinitedub.stages.generate.sampling.schedules import shifted_sigmas
+from infinitedub.stages.generate.sampling.step_cache import Residual, TeaCache
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 

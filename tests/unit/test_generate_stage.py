@@ -7,12 +7,12 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from stages.condition.stage import ConditionStage
-from stages.contract import Seat
-from stages.errors import ConfigError, Transient
-from stages.generate.stage import GenerateStage
-from stages.media.footage import read_all
-from stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
+from infinitedub.stages.condition.stage import ConditionStage
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.errors import ConfigError, Transient
+from infinitedub.stages.generate.stage import GenerateStage
+from infinitedub.stages.media.video import read_all
+from infinitedub.stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
 from tests.unit.tiny import condition_settings, generate_settings, read, segment_of, source_of
 
 
@@ -24,7 +24,7 @@ def conditions(files, tmp_path):
         photograph = tmp_path / "face.png"
         Image.fromarray(np.random.default_rng(0).integers(60, 200, (64, 64, 3), np.uint8)).save(photograph)
         stage = ConditionStage(condition_settings())
-        stage.open(Seat())
+        stage.open(Rank())
         return stage(source_of(photograph, width=64, height=64), segment, Prompt("a person talks", "blurry"), files=files)
 
     return build
@@ -50,7 +50,7 @@ def test_a_chunk_per_window_and_the_clip_last(files, conditions, speech):
     segment = segment_of(50)
     told = conditions(segment)
     stage = GenerateStage(generate_settings())
-    stage.open(Seat())
+    stage.open(Rank())
     chunks, clip = generate(stage, segment, told, speech, files)
     assert all(isinstance(chunk, Chunk) for chunk in chunks)
     assert [chunk.frames for chunk in chunks] == [33, 17]
@@ -72,7 +72,7 @@ def test_broken_off_and_taken_up_the_bits_are_the_same(files, conditions, speech
     segment = segment_of(80)
     told = conditions(segment)
     stage = GenerateStage(generate_settings())
-    stage.open(Seat())
+    stage.open(Rank())
     chunks, clip = generate(stage, segment, told, speech, files)
     assert len(chunks) == 3
     calm = dict(files.remembered)
@@ -86,7 +86,7 @@ def test_broken_off_and_taken_up_the_bits_are_the_same(files, conditions, speech
     assert files.remembered.keys() == {0}
 
     other = GenerateStage(generate_settings())  # as in another process
-    other.open(Seat())
+    other.open(Rank())
     rest, taken_up = generate(other, segment, told, speech, files)
     assert [chunk.window for chunk in rest] == [1, 2]
     assert [chunk.picture.sha256 for chunk in taken_up.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
@@ -100,7 +100,7 @@ def test_a_lost_window_costs_itself_and_no_other(files, conditions, speech):
     segment = segment_of(80)
     told = conditions(segment)
     stage = GenerateStage(generate_settings())
-    stage.open(Seat())
+    stage.open(Rank())
     _, clip = generate(stage, segment, told, speech, files)
     del files.remembered[1]
     made, again = generate(stage, segment, told, speech, files)
@@ -113,7 +113,7 @@ def test_a_window_whose_motion_frames_cannot_be_had_is_made_again(files, conditi
     segment = segment_of(80)
     told = conditions(segment)
     stage = GenerateStage(generate_settings())
-    stage.open(Seat())
+    stage.open(Rank())
     _, clip = generate(stage, segment, told, speech, files)
     kept = dict(files.remembered)
     del files.remembered[2]
@@ -148,7 +148,7 @@ def test_every_setting_makes_another_film(files, conditions, speech, changes):
     films = []
     for settings in (generate_settings(), generate_settings(**changes)):
         stage = GenerateStage(settings)
-        stage.open(Seat())
+        stage.open(Rank())
         films.append(pixels(generate(stage, segment, told, speech, files)[0], files))
         files.remembered.clear()
         stage.close()
@@ -163,26 +163,26 @@ def test_broken_numbers_are_told_from_bugs(files, conditions, speech, tmp_path):
     path = tmp_path / "nan.safetensors"
     save_file({"speaker_0": torch.full((50, 3, 64), float("nan")), "silence": torch.zeros(3, 64)}, path)
     stage = GenerateStage(generate_settings())
-    stage.open(Seat())
+    stage.open(Rank())
     with pytest.raises(FloatingPointError, match="latents"):
         generate(stage, segment, told, Speech(Artifact(str(path), "", 0, ""), 50, (None,)), files)
 
 
 def test_the_stage_must_sit_where_it_is_set_to():
     with pytest.raises(ConfigError, match=r"generate\.device is cuda.*cpu"):
-        GenerateStage(generate_settings(device="cuda")).open(Seat())
+        GenerateStage(generate_settings(device="cuda")).open(Rank())
 
 
 def test_a_gang_must_be_as_large_as_is_set():
     with pytest.raises(ConfigError, match=r"gang of 1.*degree=2"):
-        GenerateStage(generate_settings(parallel="ulysses_2")).open(Seat())
+        GenerateStage(generate_settings(parallel="ulysses_2")).open(Rank())
 
 
 def test_xfuser_needs_cuda():
     parallel = {**read("generate/parallel/ulysses_2"), "backend": "xfuser"}
     settings = generate_settings().model_copy(update={"parallel": type(generate_settings().parallel)(**parallel)})
     with pytest.raises(ConfigError, match="xfuser needs CUDA"):
-        GenerateStage(settings).open(Seat(0, 2, "cpu", "tcp://127.0.0.1:1"))
+        GenerateStage(settings).open(Rank(0, 2, "cpu", "tcp://127.0.0.1:1"))
 
 
 @pytest.mark.parametrize(

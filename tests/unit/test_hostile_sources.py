@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.keys import identity
-from pipeline.storage import Storage
-from stages.errors import BadInput
+from infinitedub.pipeline.state.content_keys import identity
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import BadInput
 
 Make = Callable[..., Storage]
 

@@ -16,15 +16,14 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from pipeline import storage
-from pipeline.files import CallFiles
-from pipeline.keys import identity, key_of
-from pipeline.storage import Storage
-from pipeline.stores import insist as insisting
-from pipeline.stores import web
-from pipeline.stores.hosts import public, read_hosts
-from pipeline.stores.store import Refused
-from stages.errors import BadInput, Transient
+from infinitedub.pipeline.state.content_keys import identity, key_of
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage import storage
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.pipeline.storage.stores import storage_retry, web
+from infinitedub.pipeline.storage.stores.hosts import public, read_hosts
+from infinitedub.pipeline.storage.stores.store import Refused
+from infinitedub.stages.errors import BadInput, Transient
 
 Make = Callable[..., Storage]
 
@@ -165,7 +164,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries come without waiting in between."""
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -190,7 +189,7 @@ def test_a_listed_server_is_read(storage_with: Make, site: Site, tmp_path: Path)
     found = allowed.stat_input(site.uri("/a.wav"))
     assert (found.bytes, found.version) == (5, '"1"')
     assert allowed.fetch_input(site.uri("/a.wav"), tmp_path / "copy").read_bytes() == b"voice"
-    with CallFiles(allowed, stage="ingest", key="0" * 64) as files:
+    with StageFiles(allowed, stage="ingest", key="0" * 64) as files:
         path = files.fetch(site.uri("/a.wav"))
         assert (path.suffix, path.read_bytes()) == (".wav", b"voice")
     assert allowed.open_input(site.uri("/a.wav")).read() == b"voice"

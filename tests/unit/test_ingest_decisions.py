@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.errors import BadInput
-from stages.ingest.geometry import check_boxes, check_size, fitted_size, lies_down, placed_box, turn, upright_size
-from stages.ingest.timing import Shown, at_constant_rate
-from stages.records import Box
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.geometry import check_boxes, check_size, fitted_size, lies_down, placed_box, turn, upright_size
+from infinitedub.stages.ingest.timing import Shown, at_constant_rate
+from infinitedub.stages.records import Box
 
 
 def shown_at(starts: list[Fraction], last: Fraction, fps: int = 25) -> list[int]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.media.footage import read_all
-from stages.records import Box
+from infinitedub.stages.media.video import read_all
+from infinitedub.stages.records import Box
 from tests.unit.ingesting import gradient, ingest, noise
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from stages.errors import BadInput
-from stages.records import Box
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.records import Box
 from tests.unit.ingesting import gradient, ingest, pixels
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from stages.errors import BadInput
-from stages.ingest.opening import HEIF, open_media
-from stages.records import Box
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.opening import HEIF, open_media
+from infinitedub.stages.records import Box
 from tests.unit.ingesting import ingest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -326,8 +326,8 @@ def test_pixel_formats_that_cannot_be_converted(pixel_format: str) -> None:
     """Some of them make FFmpeg abort the process: the refusal has to come before."""
     import av
 
-    from stages.ingest.colour import scaling, settled
-    from stages.ingest.filters import filtered
+    from infinitedub.stages.ingest.color_space import scaling, settled
+    from infinitedub.stages.ingest.filters import filtered
 
     frame = av.VideoFrame(64, 48, pixel_format)
     frame.pts, frame.time_base = 0, Fraction(1, 25)
@@ -340,7 +340,7 @@ def test_nothing_of_ffmpeg_reaches_the_terminal(studio) -> None:
     path = cut(studio.footage("a.mkv", busy(20)), 0.5)
     code = f"""
 from pathlib import Path
-from stages.ingest.opening import Decoding, open_media, picture_stream
+from infinitedub.stages.ingest.opening import Decoding, open_media, picture_stream
 with open_media(Path({str(path)!r}), 10**8) as container:
     assert list(Decoding(container, picture_stream(container, 10**8)))
 """

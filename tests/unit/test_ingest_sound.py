@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.errors import BadInput
-from stages.media.sound import sound_format
-from stages.records import Box, Turns
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.media.sound import sound_format
+from infinitedub.stages.records import Box, Turns
 from tests.unit.ingesting import ingest, noise, samples
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from launch import cli
-from launch.compose import checked, compose
-from launch.run import point_name, swept
-from launch.sheet import contact_sheet, read_row
-from pipeline.config import quoted
-from pipeline.events import DeadLetter, Event, RunLog, latest_run, read_run
-from pipeline.storage import Storage
-from stages.errors import ConfigError
+from infinitedub.launch import cli
+from infinitedub.launch.compose import checked, compose
+from infinitedub.launch.contact_sheet import contact_sheet, read_row
+from infinitedub.launch.run import point_name, swept
+from infinitedub.pipeline.config import quoted
+from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog, latest_run, read_run
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import ConfigError
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
@@ -166,7 +166,7 @@ def test_a_point_of_a_sweep_is_logged_with_the_folder_it_delivers_to(dub, monkey
         seen.append((config.generate.sampler.steps, config.publish.folder, again.publish.folder))
         return 3 if config.generate.sampler.steps == 3 else 0
 
-    monkeypatch.setattr("launch.run.dispatch", dispatched)
+    monkeypatch.setattr("infinitedub.launch.run.dispatch", dispatched)
     code, _, _ = dub("run", "-m", "catalogue=a.jsonl", "generate.sampler.steps=2,3,4", "hydra.sweep.dir=sweeps")
     assert code == 3
     assert seen == [(steps, *[f"films/generate.sampler.steps={steps}"] * 2) for steps in (2, 3)]  # stopped at 3, so 4 is not begun

@@ -8,22 +8,22 @@ from threading import Barrier
 
 import pytest
 
-from pipeline.files import CallFiles
-from pipeline.ledger import Ledger
-from pipeline.storage import Storage
-from stages.records import Artifact, Chunk, Clip, Length, Receipt, Segment, Span, Window
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.stage_files import StageFiles
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.records import Artifact, Chunk, Clip, Length, Receipt, Segment, Span, Window
 
 KEY = "0f" + "e" * 62
 
 
 def clip(storage: Storage, data: bytes, tmp_path: Path) -> tuple[str, Clip]:
     """A clip of two chunks and the attempt that made it."""
-    with CallFiles(storage, stage="generate", key=KEY) as files:
+    with StageFiles(storage, stage="generate", key=KEY) as files:
         chunks = []
         for number in range(2):
             path = files.scratch() / "chunk.mkv"
             path.write_bytes(data + bytes([number]))
-            chunks.append(Chunk(len(chunks), files.keep(path, "chunk/mkv"), 4))
+            chunks.append(Chunk(len(chunks), files.store(path, "chunk/mkv"), 4))
         return files.attempt, Clip(0, Span(0, 8), tuple(chunks))
 
 

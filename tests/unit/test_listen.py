@@ -12,25 +12,25 @@ from hypothesis import strategies as st
 from pyloudnorm import Meter
 from safetensors.numpy import load_file
 
-from stages.contract import Files, Seat
-from stages.errors import ConfigError
-from stages.listen.hearing import hear, silence_row
-from stages.listen.loudness import is_silent, level, measure
-from stages.listen.recording import Levelled, Recording
-from stages.listen.settings import ListenSettings
-from stages.listen.stage import ListenStage
-from stages.listen.timeline import place
-from stages.media.sound import write_flac
-from stages.model.speech import FRAME_SAMPLES
-from stages.model.speech import SAMPLE_RATE as RATE
-from stages.records import Artifact, Source, Voice
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.listen.loudness import is_silent, level, measure
+from infinitedub.stages.listen.recording import Levelled, Recording
+from infinitedub.stages.listen.settings import ListenSettings
+from infinitedub.stages.listen.speech_features import hear, silence_row
+from infinitedub.stages.listen.stage import ListenStage
+from infinitedub.stages.listen.timeline import place
+from infinitedub.stages.media.sound import write_flac
+from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE as RATE
+from infinitedub.stages.records import Artifact, Source, Voice
 
 SETTINGS = ListenSettings(weights="bundled:tiny", speech="wav2vec2", target_lufs=-23.0, silence_lufs=-60.0, chunk_seconds=2.0, context_seconds=0.5)
 GOLDEN = Path(__file__).parents[1] / "golden"
 HUSH = -1.0  # what the encoder below gives for silence
 
 
-class Ear:
+class SpeechCheckpoint:
     """An encoder whose features are plain to see: the mean magnitude of the frame's samples, twice; digital silence is HUSH."""
 
     def __call__(self, samples: np.ndarray, frames: int | None = None) -> torch.Tensor:
@@ -53,7 +53,7 @@ def tone(seconds: float, amplitude: float = 0.1) -> np.ndarray:
 
 
 def heard(tmp_path: Path, *sounds: tuple[Voice, np.ndarray]) -> tuple[int, tuple[float | None, ...], dict[str, np.ndarray]]:
-    ear = Ear()
+    ear = SpeechCheckpoint()
     path = tmp_path / "speech.safetensors"
     voices, samples = zip(*sounds, strict=True)
     n_frames, lufs = hear(path, voices, samples, silence_row(ear), ear, SETTINGS)
@@ -77,12 +77,12 @@ def test_one_voice_from_the_beginning(tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_gives_too_few_rows_is_not_believed(tmp_path: Path) -> None:
-    class Deaf(Ear):
+    class Deaf(SpeechCheckpoint):
         def in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
             yield from list(super().in_chunks(samples, chunk_seconds, context_seconds))[:-1]
 
     with pytest.raises(RuntimeError, match="gave 50 rows for 75 frames"):
-        hear(tmp_path / "speech", [voice(0)], [tone(3.0)], silence_row(Ear()), Deaf(), SETTINGS)
+        hear(tmp_path / "speech", [voice(0)], [tone(3.0)], silence_row(SpeechCheckpoint()), Deaf(), SETTINGS)
 
 
 def test_two_voices_of_unequal_length_together(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_levels_are_those_of_the_original(clip: str) -> None:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[ListenStage]:
     stage = ListenStage(SETTINGS)
-    stage.open(Seat())
+    stage.open(Rank())
     yield stage
     stage.close()
 
@@ -180,7 +180,7 @@ def stage() -> Iterator[ListenStage]:
 def recorded(files: Files, samples: np.ndarray, sample_rate: int = RATE, start_sample: int = 0) -> Voice:
     path = files.scratch() / "voice.flac"
     write_flac(path, [(samples * 32767).astype(np.int16)[None]], sample_rate, "mono")
-    return Voice(files.keep(path, "sound/flac"), sample_rate, len(samples), start_sample, None)
+    return Voice(files.store(path, "sound/flac"), sample_rate, len(samples), start_sample, None)
 
 
 def photograph(*voices: Voice, fps: float = 25.0) -> Source:

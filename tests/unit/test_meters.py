@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assets.demo.drawing import Frame, Paper
-from assets.demo.people import Pose, draw_person
-from assets.demo.scenes import GUEST, HOST, REPORTER
-from stages.inspect import drift, seams, stillness, sync
-from stages.inspect.sync import Sync, correlation, speech_envelope
-from stages.inspect.trace import Curve, Trace, mouth_in, read_trace
-from stages.media.sound import mono_blocks, read_mono
-from stages.records import Box, Span
+from infinitedub.assets.demo.drawing import Frame, Paper
+from infinitedub.assets.demo.people import Pose, draw_person
+from infinitedub.assets.demo.scenes import GUEST, HOST, REPORTER
+from infinitedub.stages.inspect import drift, seams, stillness, sync
+from infinitedub.stages.inspect.sync import Sync, correlation, speech_envelope
+from infinitedub.stages.inspect.trace import Curve, Trace, mouth_in, read_trace
+from infinitedub.stages.media.sound import mono_blocks, read_mono
+from infinitedub.stages.records import Box, Span
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 RATE, FPS, SIZE = 16000, 25, 64

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from stages.model.audio import AudioProjector, window_indices
-from stages.model.shards import Alone
-from stages.model.speakers import listener_positions, reference_map, rotate, speaker_positions, token_classes
-from stages.model.weights.keymap import SAVED, translator
-from stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.audio_conditioning import AudioProjector, window_indices
+from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.speakers import listener_positions, reference_map, rotate, speaker_positions, token_classes
+from infinitedub.stages.model.weights.keymap import SAVED, translator
+from infinitedub.stages.model.weights.load import build_empty, fill, trace
 from tests.golden.read import facts, golden, weights
 
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from stages.errors import ConfigError
-from stages.model.shards import Alone
-from stages.model.weights.bundle import Bundle, open_bundle
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.weights.bundle import Bundle, open_bundle
 from tests.golden.read import facts, golden, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -307,7 +307,7 @@ def test_long_prompts_are_cut_to_what_the_denoiser_takes(tiny):
 def test_the_maker_gives_the_same_files_again(tmp_path):
     """Made twice anew: the shipped weights may be trained ones."""
     one, two = tmp_path / "one", tmp_path / "two"
-    make = f"from pathlib import Path; from assets.tiny_bundle.make import main; main(Path({str(one)!r})); main(Path({str(two)!r}))"
+    make = f"from pathlib import Path; from infinitedub.assets.tiny_bundle.make import main; main(Path({str(one)!r})); main(Path({str(two)!r}))"
     subprocess.run([sys.executable, "-c", make], cwd=ROOT, check=True, capture_output=True)  # apart, since it sets torch's global switches
     names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
     assert "vae/diffusion_pytorch_model.safetensors" in names

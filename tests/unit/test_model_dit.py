@@ -5,10 +5,10 @@ import threading
 import pytest
 import torch
 
-from stages.errors import ConfigError
-from stages.model.dit import InfiniteTalkTransformer, Told
-from stages.model.shards import Alone, Shards, attention
-from stages.model.weights.load import build_empty
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.dit import EmbeddedConditioning, InfiniteTalkTransformer
+from infinitedub.stages.model.shards import Alone, Shards, attention
+from infinitedub.stages.model.weights.load import build_empty
 from tests.golden.read import denoiser, golden
 
 ONE, TWO = "dit_single", "dit_multi"
@@ -19,7 +19,7 @@ def latents(name: str) -> torch.Tensor:
     return torch.cat([tensors["in.x"][None], tensors["in.y"]], dim=1)
 
 
-def tell(network: InfiniteTalkTransformer, name: str) -> Told:
+def tell(network: InfiniteTalkTransformer, name: str) -> EmbeddedConditioning:
     tensors = golden(name)
     return network.embed(tensors["in.context"][None], tensors["in.clip_fea"], tensors["in.audio"])
 
@@ -92,7 +92,7 @@ def test_one_person_needs_no_masks_and_no_map(monkeypatch):
     def refuse(*_):
         raise AssertionError("the map of speakers was computed for one person")
 
-    monkeypatch.setattr("stages.model.dit.speaker_positions", refuse)
+    monkeypatch.setattr("infinitedub.stages.model.dit.speaker_positions", refuse)
     network, tensors = denoiser(ONE), golden(ONE)
     with torch.no_grad():
         made = network(latents(ONE), tensors["in.t"], tell(network, ONE), None, shards=Alone())

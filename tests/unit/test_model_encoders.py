@@ -6,15 +6,15 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel, Wav2Vec2Config, Wav2Vec2Model
 
-from stages.errors import BadInput, ConfigError
-from stages.model.image import ImageEncoder, prepare
-from stages.model.latents import LatentCodec
-from stages.model.speech import Piece, SpeechEncoder, plan_pieces, read_between
-from stages.model.text import TextEncoder, clean
-from stages.model.weights.keymap import IMAGE, SAVED_SPEECH, TEXT, codec_translator, translator
-from stages.model.weights.load import build_empty, fill, trace
-from stages.model.weights.sizes import codec_sizes, text_config
-from stages.records import Span
+from infinitedub.stages.errors import BadInput, ConfigError
+from infinitedub.stages.model.image_encoder import ImageEncoder, prepare
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.speech_encoder import Piece, SpeechEncoder, plan_pieces, read_between
+from infinitedub.stages.model.text_encoder import TextEncoder, clean
+from infinitedub.stages.model.weights.keymap import IMAGE, SAVED_SPEECH, TEXT, codec_translator, translator
+from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.weights.sizes import codec_sizes, text_config
+from infinitedub.stages.records import Span
 from tests.golden.read import facts, golden, weights
 
 CPU = dict(dtype=torch.float32, device="cpu")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.errors import ConfigError
-from stages.model.weights.keymap import TRANSFORMER, translator
-from stages.model.weights.lora import Lora, open_lora
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
+from infinitedub.stages.model.weights.lora import Lora, open_lora
 from tests.golden.read import facts, golden
 
 UPSTREAM = translator(TRANSFORMER)

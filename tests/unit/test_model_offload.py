@@ -7,12 +7,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stages.condition.stage import ConditionStage
-from stages.contract import Seat
-from stages.generate.stage import GenerateStage
-from stages.media.footage import read_all
-from stages.model.offload import offload
-from stages.records import Artifact, Prompt, Seed, Speech
+from infinitedub.stages.condition.stage import ConditionStage
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.generate.stage import GenerateStage
+from infinitedub.stages.media.video import read_all
+from infinitedub.stages.model.offload import offload
+from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
 from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of
 
 
@@ -67,25 +67,25 @@ def test_conditions_and_frames_are_the_same_with_little_memory(files, tmp_path, 
         sent.append(len(layers))
         offload(layers)
 
-    monkeypatch.setattr("stages.model.offload.offload", counted)
+    monkeypatch.setattr("infinitedub.stages.model.offload.offload", counted)
     photograph, features = tmp_path / "face.png", tmp_path / "speech.safetensors"
     Image.fromarray(np.random.default_rng(0).integers(60, 200, (64, 64, 3), np.uint8)).save(photograph)
     save_file({"speaker_0": torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(5)), "silence": torch.zeros(3, 64)}, features)
     speech = Speech(Artifact(str(features), "", 0, "tensors/safetensors"), 20, (None,))
     source, segment = source_of(photograph, width=64, height=64), segment_of(20)
     told, frames = [], []
-    for seat in (Seat(), Seat(low_memory=True)):
+    for rank in (Rank(), Rank(low_memory=True)):
         prepares = ConditionStage(condition_settings())
-        prepares.open(seat)
+        prepares.open(rank)
         conditions = prepares(source, segment, Prompt("a person talks", "blurry"), files=files)
         told.append(load_file(files.fetch(conditions.tensors)))
         makes = GenerateStage(generate_settings())
-        makes.open(seat)
+        makes.open(rank)
         chunk, _ = makes(segment, conditions, speech, Seed(1, "job"), files=files)
         frames.append(np.stack(list(read_all(files.fetch(chunk.picture)))))
         makes.close()
         files.remembered.clear()
-    assert len(sent) == 2  # of the second seat: the text encoder's layers and the denoiser's blocks
+    assert len(sent) == 2  # of the second rank: the text encoder's layers and the denoiser's blocks
     assert all(torch.equal(told[0][name], told[1][name]) for name in told[0])
     assert np.array_equal(frames[0], frames[1])
     assert frames[0].std() > 1

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from stages.errors import ConfigError
-from stages.model.shards import Alone, Shard, cut, plan_shards
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.shards import Alone, Shard, cut, plan_shards
 
 
 @pytest.mark.parametrize("degree", [1, 2, 4, 8])

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from stages.model.tensorfile import create
+from infinitedub.stages.model.tensorfile import create
 
 
 def test_tensors_of_all_types_are_read_back(tmp_path: Path):

@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from stages.errors import ConfigError
-from stages.model.dit import InfiniteTalkTransformer
-from stages.model.weights.files import Loaded, Safetensors, find_safetensors, unpickle
-from stages.model.weights.keymap import IMAGE, SAVED, SAVED_IMAGE, SAVED_SPEECH, SAVED_TEXT, TRANSFORMER, codec_translator, translator
-from stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.model.weights.checkpoint import Loaded, Safetensors, find_safetensors, unpickle
+from infinitedub.stages.model.weights.keymap import IMAGE, SAVED, SAVED_IMAGE, SAVED_SPEECH, SAVED_TEXT, TRANSFORMER, codec_translator, translator
+from infinitedub.stages.model.weights.load import build_empty, fill, trace
 from tests.golden.read import facts, golden
 
 CPU = dict(dtype=torch.float32, device="cpu")

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from stages.assemble.soundtrack import BLOCK_SAMPLES, placed
-from stages.errors import BadInput
-from stages.ingest.timing import Shown, at_constant_rate, output_frame
-from stages.listen.timeline import FRAME_RATE, place
-from stages.media.encode import exact_rate
-from stages.model.speech import FRAME_SAMPLES, SAMPLE_RATE
-from stages.records import Artifact, Length, Segment, Source, Span, Voice
-from stages.segment.plan import film_frames, join_flashes, plan_segments
+from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, placed
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.ingest.timing import Shown, at_constant_rate, output_frame
+from infinitedub.stages.listen.timeline import FRAME_RATE, place
+from infinitedub.stages.media.encode import exact_rate
+from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
+from infinitedub.stages.records import Artifact, Length, Segment, Source, Span, Voice
+from infinitedub.stages.segment.plan import film_frames, join_flashes, plan_segments
 
 RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60000, 1001), Fraction(60)]
 MODEL_FPS = [25.0, 23.976, 24.0, 16.0, 29.97, 30.0, 50.0, 60.0]

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.opening import open_pools
-from pipeline.pools.pool import Label, Order
-from pipeline.pools.settings import InlineSettings, RetrySettings
-from pipeline.storage import StorageSettings
-from stages.contract import Files, Seat
-from stages.errors import BadInput, ConfigError, DubError
-from stages.settings import Settings
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.opening import open_pools
+from infinitedub.pipeline.pools.pool import CallLabel, StageCall
+from infinitedub.pipeline.pools.settings import InlineSettings, RetrySettings
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import BadInput, ConfigError, DubError
+from infinitedub.stages.settings import Settings
 
 RETRY = RetrySettings(
     storage=1, worker_lost=1, gang_lost=1, node_lost=1, host_oom=1, gpu_oom=1, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
@@ -20,13 +20,13 @@ RETRY = RetrySettings(
 INLINE = InlineSettings(kind="inline", jobs_in_flight=1, threads=1, same_error_limit=3, retry=RETRY)
 
 
-def order(job: str, segment: int = 0, stage: str = "generate") -> Order:
-    return Order(stage, f"{job} {segment}", (job,), Label(job, segment), (0.0,))
+def order(job: str, segment: int = 0, stage: str = "generate") -> StageCall:
+    return StageCall(stage, f"{job} {segment}", (job,), CallLabel(job, segment), (0.0,))
 
 
-def alarm() -> tuple[Alarm, list[str]]:
+def alarm() -> tuple[CircuitBreaker, list[str]]:
     told: list[str] = []
-    return Alarm(3, told.append), told
+    return CircuitBreaker(3, told.append), told
 
 
 def test_the_same_error_of_three_orders_stops_the_run_once() -> None:
@@ -82,7 +82,7 @@ class Breaks:
     def __init__(self, error: Exception, opening: bool = False) -> None:
         self.error, self.opening = error, opening
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         if self.opening:
             raise self.error
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.pools.opening import open_pools
-from pipeline.pools.pool import Label, Order, Pool, Took
-from pipeline.pools.retry import Exhausted, FailureClass
-from pipeline.pools.settings import InlineSettings, RetrySettings
-from pipeline.pools.worker import Done, Part, Worker
-from pipeline.storage import Storage, StorageSettings
-from pipeline.weights import digest_of
-from stages.contract import Files, Seat
-from stages.errors import BadInput, ConfigError, Transient
-from stages.records import Artifact, Chunk, Clip, Span
-from stages.settings import Settings, Weights
+from infinitedub.pipeline.pools.opening import open_pools
+from infinitedub.pipeline.pools.pool import CallLabel, Pool, StageCall, WorkSeconds
+from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted
+from infinitedub.pipeline.pools.settings import InlineSettings, RetrySettings
+from infinitedub.pipeline.pools.worker import Done, Part, Worker
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.storage.storage import Storage, StorageSettings
+from infinitedub.pipeline.storage.weights import digest_of
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
+from infinitedub.stages.records import Artifact, Chunk, Clip, Span
+from infinitedub.stages.settings import Settings, Weights
 
 RETRY = RetrySettings(
     storage=3, worker_lost=1, gang_lost=1, node_lost=1, host_oom=2, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
@@ -39,7 +39,7 @@ class Scripted:
         self.opened = 0
         self.closed = 0
 
-    def open(self, seat: Seat) -> None:
+    def open(self, rank: Rank) -> None:
         self.opened += 1
 
     def __call__(self, *records: Any, files: Files) -> Any:
@@ -60,15 +60,15 @@ def windows(*parts: Any) -> Iterator[Any]:
         yield part
 
 
-def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> Order:
-    return Order(stage, key, (), Label("job"), (priority,))
+def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> StageCall:
+    return StageCall(stage, key, (), CallLabel("job"), (priority,))
 
 
 def pool_of(stage: Scripted, storage_settings: StorageSettings) -> Pool:
     return open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {})["generate"]
 
 
-def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
+def made(pool: Pool, *orders: StageCall) -> tuple[list[Any], list[Any]]:
     """What comes of the orders, one after the other, and the parts heard on the way."""
     heard: list[Any] = []
 
@@ -79,7 +79,7 @@ def made(pool: Pool, *orders: Order) -> tuple[list[Any], list[Any]]:
         await pool.close()
         return done
 
-    return asyncio.run(main()), [part for part in heard if not isinstance(part, Took)]
+    return asyncio.run(main()), [part for part in heard if not isinstance(part, WorkSeconds)]
 
 
 def test_a_record_is_committed(storage_settings: StorageSettings) -> None:
@@ -102,7 +102,7 @@ def test_a_call_that_fails_on_the_way_commits_nothing(storage_settings: StorageS
 
 def test_parts_come_as_they_are_made(storage_settings: StorageSettings) -> None:
     worker = Worker(Scripted(windows(*CHUNKS, CLIP)), storage_settings, None)
-    assert worker.open(Seat()) is None
+    assert worker.open(Rank()) is None
     replies = worker.work(order())
     assert [next(replies) for _ in CHUNKS] == [Part(chunk) for chunk in CHUNKS]
     last, took, done = replies
@@ -113,7 +113,7 @@ def test_parts_come_as_they_are_made(storage_settings: StorageSettings) -> None:
 def test_only_rank_0_speaks_and_commits(storage_settings: StorageSettings) -> None:
     stage = Scripted(windows(*CHUNKS, CLIP), Span(0, 1))
     worker = Worker(stage, storage_settings, None)
-    worker.open(Seat(rank=1, world=2))
+    worker.open(Rank(index=1, world_size=2))
     assert list(worker.work(order("a"))) == [Done(None)]
     assert list(worker.work(order("b"))) == [Done(None)]
     assert stage.calls == 2
@@ -126,7 +126,7 @@ def test_harmless_failures_keep_the_worker_and_others_cost_it(storage_settings: 
     done, _ = made(pool, *(order(key) for key in "abcd"))
     assert done[0] == Span(0, 1)
     assert isinstance(done[1], BadInput)
-    assert isinstance(done[2], Exhausted)
+    assert isinstance(done[2], RetriesExhausted)
     assert done[2].kind is FailureClass.CODE
     assert "KeyError: 'bug'" in done[2].trace
     assert done[3] == Span(0, 2)
@@ -135,7 +135,7 @@ def test_harmless_failures_keep_the_worker_and_others_cost_it(storage_settings: 
 
 def test_weights_that_are_missing_are_said_to_every_order(storage_settings: StorageSettings) -> None:
     class Unopened(Scripted):
-        def open(self, seat: Seat) -> None:
+        def open(self, rank: Rank) -> None:
             raise ConfigError("generate.model.path: no such folder")
 
     done, _ = made(pool_of(Unopened(), storage_settings), order("a"), order("b"))

@@ -3,13 +3,13 @@
 import asyncio
 from typing import Any
 
-from pipeline.pools.pool import Label, OnPart, Order
-from pipeline.pools.posts import Posts
-from pipeline.pools.retry import NO_ROOM, FailureClass, Fault
+from infinitedub.pipeline.pools.pool import CallLabel, OnPart, StageCall
+from infinitedub.pipeline.pools.posts import Dispatcher
+from infinitedub.pipeline.pools.retry import NO_ROOM, Failure, FailureClass
 
-ORDER = Order("generate", "k", (), Label("job"), (0.0,))
-NO_NODE = Fault(FailureClass.CONFIG, "no node had room (free in all: 3 CPU)", "", NO_ROOM).at_opening()
-OTHER_WEIGHTS = Fault(FailureClass.CONFIG, "on node-2 the weights are not those that this run began with", "", "weights").at_opening()
+ORDER = StageCall("generate", "k", (), CallLabel("job"), (0.0,))
+NO_NODE = Failure(FailureClass.CONFIG, "no node had room (free in all: 3 CPU)", "", NO_ROOM).at_opening()
+OTHER_WEIGHTS = Failure(FailureClass.CONFIG, "on node-2 the weights are not those that this run began with", "", "weights").at_opening()
 
 
 class Bench:
@@ -19,13 +19,13 @@ class Bench:
         self.answers = list(answers)
         self.stands = False
 
-    async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+    async def serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
         answer = self.answers.pop(0)
-        self.stands = not isinstance(answer, Fault)
+        self.stands = not isinstance(answer, Failure)
         return answer
 
 
-def served(posts: Posts[Bench], times: int) -> list[Any]:
+def served(posts: Dispatcher[Bench], times: int) -> list[Any]:
     async def work() -> list[Any]:
         return [await posts.serve(ORDER, print, False) for _ in range(times)]
 
@@ -33,22 +33,22 @@ def served(posts: Posts[Bench], times: int) -> list[Any]:
 
 
 def told(answers: list[Any]) -> list[Any]:
-    return [answer.kind if isinstance(answer, Fault) else answer for answer in answers]
+    return [answer.kind if isinstance(answer, Failure) else answer for answer in answers]
 
 
 def test_where_nobody_has_stood_it_is_the_settings_that_ask_for_too_much() -> None:
-    assert told(served(Posts([Bench(NO_NODE)], 60), 1)) == [FailureClass.CONFIG]
+    assert told(served(Dispatcher([Bench(NO_NODE)], 60), 1)) == [FailureClass.CONFIG]
 
 
 def test_room_that_is_gone_again_was_a_nodes() -> None:
-    answers = served(Posts([Bench("film", NO_NODE, NO_NODE)], 60), 3)
+    answers = served(Dispatcher([Bench("film", NO_NODE, NO_NODE)], 60), 3)
     assert told(answers) == ["film", FailureClass.NODE_LOST, FailureClass.NODE_LOST]
     assert answers[1].opening  # counted over all orders, in case it meets them all
     assert answers[1].mark == answers[2].mark != ""
 
 
 def test_weights_that_are_wrong_everywhere_are_the_settings() -> None:
-    assert told(served(Posts([Bench("film", OTHER_WEIGHTS)], 60), 2)) == ["film", FailureClass.CONFIG]
+    assert told(served(Dispatcher([Bench("film", OTHER_WEIGHTS)], 60), 2)) == ["film", FailureClass.CONFIG]
 
 
 def test_a_place_that_cannot_be_filled_is_passed_over_while_another_comes_up() -> None:
@@ -58,13 +58,13 @@ def test_a_place_that_cannot_be_filled_is_passed_over_while_another_comes_up() -
         up, told = asyncio.Event(), asyncio.Event()
 
         class Slow(Bench):
-            async def serve(self, order: Order, on_part: OnPart, low_memory: bool) -> Any:
+            async def serve(self, order: StageCall, on_part: OnPart, low_memory: bool) -> Any:
                 told.set()
                 await up.wait()  # its weights are many
                 return await super().serve(order, on_part, low_memory)
 
         good, bad = Slow("film 1", "film 2", "film 3"), Bench(OTHER_WEIGHTS, "film 4")
-        posts = Posts([good, bad], 0.2)
+        posts = Dispatcher([good, bad], 0.2)
         first = asyncio.create_task(posts.serve(ORDER, print, False))
         await told.wait()
         second = asyncio.create_task(posts.serve(ORDER, print, False))
@@ -81,7 +81,7 @@ def test_a_place_that_cannot_be_filled_is_passed_over_while_another_comes_up() -
 
 def test_places_that_can_none_of_them_be_filled_end_the_order() -> None:
     async def work() -> list[Any]:
-        posts = Posts([Bench(OTHER_WEIGHTS, OTHER_WEIGHTS), Bench(OTHER_WEIGHTS, OTHER_WEIGHTS)], 60)
+        posts = Dispatcher([Bench(OTHER_WEIGHTS, OTHER_WEIGHTS), Bench(OTHER_WEIGHTS, OTHER_WEIGHTS)], 60)
         return await asyncio.gather(*(posts.serve(ORDER, print, False) for _ in range(2)))
 
     assert told(asyncio.run(work())) == [FailureClass.CONFIG] * 2

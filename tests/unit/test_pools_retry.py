@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.pools.alarm import Alarm
-from pipeline.pools.pool import Label, OnPart, Order
-from pipeline.pools.retry import Exhausted, FailureClass, Fault, Patience, backoff_seconds, classify, fault_of
-from pipeline.pools.settings import RetrySettings
-from stages.errors import BadInput, ConfigError, Transient
-from stages.records import Artifact, Chunk
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.pool import CallLabel, OnPart, StageCall
+from infinitedub.pipeline.pools.retry import Failure, FailureClass, RetriesExhausted, RetryPolicy, backoff_seconds, classify, failure_of
+from infinitedub.pipeline.pools.settings import RetrySettings
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
+from infinitedub.stages.records import Artifact, Chunk
 
-ORDER = Order("generate", "k", (), Label("job", 3), (0.0,))
-QUIET = Alarm(1000, print)
+ORDER = StageCall("generate", "k", (), CallLabel("job", 3), (0.0,))
+QUIET = CircuitBreaker(1000, print)
 RETRY = RetrySettings(
     storage=4, worker_lost=3, gang_lost=2, node_lost=5, host_oom=2, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.004
 )
@@ -68,7 +68,7 @@ def test_torch_s_own_errors_are_known() -> None:
 def test_an_allocation_that_the_machine_refuses_is_its_memory_that_is_full() -> None:
     script = """
 import resource, torch
-from pipeline.pools.retry import classify
+from infinitedub.pipeline.pools.retry import classify
 resource.setrlimit(resource.RLIMIT_AS, (2**35, resource.RLIM_INFINITY))
 try:
     torch.empty(2**36, dtype=torch.uint8)
@@ -80,11 +80,11 @@ except RuntimeError as error:
 
 
 def test_the_same_error_is_told_from_others_whatever_it_says() -> None:
-    def raised(step: Any) -> Fault:
+    def raised(step: Any) -> Failure:
         try:
             step()
         except Exception as error:  # noqa: BLE001 - whatever the step raises
-            return fault_of(error)
+            return failure_of(error)
         raise AssertionError("nothing was raised")
 
     table: dict[str, int] = {}
@@ -102,8 +102,8 @@ def test_the_same_error_is_told_from_others_whatever_it_says() -> None:
     assert "lookup" in one.mark
     assert raised(lambda: other("a")).mark != one.mark
     assert raised(lambda: int("a")).mark != one.mark
-    assert fault_of(Transient("503")).mark == fault_of(BadInput("no sound")).mark == ""
-    assert fault_of(ConfigError("no such weights")).mark == "no such weights"
+    assert failure_of(Transient("503")).mark == failure_of(BadInput("no sound")).mark == ""
+    assert failure_of(ConfigError("no such weights")).mark == "no such weights"
 
 
 def test_a_fault_survives_an_exception_that_cannot_be_pickled() -> None:
@@ -118,7 +118,7 @@ def test_a_fault_survives_an_exception_that_cannot_be_pickled() -> None:
 
     with pytest.raises(Local) as caught:
         deep(60)
-    fault = pickle.loads(pickle.dumps(fault_of(caught.value)))
+    fault = pickle.loads(pickle.dumps(failure_of(caught.value)))
     assert fault.kind is FailureClass.CODE
     assert fault.reason.endswith("Local: 1 and 2")
     assert fault.trace.splitlines()[-1].endswith("Local: 1 and 2")
@@ -126,11 +126,11 @@ def test_a_fault_survives_an_exception_that_cannot_be_pickled() -> None:
 
 
 def test_messages_of_ours_stay_as_they_are() -> None:
-    assert fault_of(BadInput("job 17: audio is 3.1 s")).reason == "job 17: audio is 3.1 s"
+    assert failure_of(BadInput("job 17: audio is 3.1 s")).reason == "job 17: audio is 3.1 s"
 
 
-def fault(kind: FailureClass) -> Fault:
-    return Fault(kind, f"it was {kind}", "the worker's traceback")
+def fault(kind: FailureClass) -> Failure:
+    return Failure(kind, f"it was {kind}", "the worker's traceback")
 
 
 def window(number: int) -> Chunk:
@@ -152,15 +152,15 @@ def tried(*answers: Any) -> tuple[Any, int]:
         return answer[-1]
 
     try:
-        return asyncio.run(Patience(RETRY, QUIET).until_done(ORDER, lambda part: None, once)), asked
-    except (BadInput, ConfigError, Exhausted) as error:
+        return asyncio.run(RetryPolicy(RETRY, QUIET).until_done(ORDER, lambda part: None, once)), asked
+    except (BadInput, ConfigError, RetriesExhausted) as error:
         return error, asked
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FailureClass if kind not in (FailureClass.INPUT, FailureClass.CONFIG)])
 def test_each_kind_has_its_own_budget(kind: FailureClass) -> None:
     error, asked = tried(fault(kind))
-    assert isinstance(error, Exhausted)
+    assert isinstance(error, RetriesExhausted)
     assert asked == getattr(RETRY, kind)
     assert (error.kind, error.attempts, error.trace) == (kind, asked, "the worker's traceback")
     assert f"it was {kind}" in str(error)
@@ -179,7 +179,7 @@ def test_budgets_do_not_mix() -> None:
     lost, oom, full = fault(FailureClass.GANG_LOST), fault(FailureClass.GPU_OOM), fault(FailureClass.STORAGE)
     assert tried(lost, oom, full, full, full, "a record") == ("a record", 6)
     error, asked = tried(lost, oom, full, lost, "a record")
-    assert isinstance(error, Exhausted)
+    assert isinstance(error, RetriesExhausted)
     assert (error.kind, error.attempts, asked) == (FailureClass.GANG_LOST, 4, 4)
 
 
@@ -188,7 +188,7 @@ def test_who_gets_further_is_not_stuck() -> None:
     assert tried([window(0), lost], [window(1), lost], [window(2), lost], "a record") == ("a record", 4)
     for stuck in ([window(0), lost], [window(0), window(1), lost]):
         error, asked = tried([window(0), window(1), lost], stuck)  # making the same windows once more is not getting further
-        assert isinstance(error, Exhausted)
+        assert isinstance(error, RetriesExhausted)
         assert (error.attempts, asked) == (2, 2)
 
 
@@ -200,7 +200,7 @@ def test_only_who_ran_out_of_gpu_memory_is_given_the_low_memory_profile_and_keep
         given.append(low_memory)
         return next(answers)
 
-    assert asyncio.run(Patience(RETRY, QUIET).until_done(ORDER, lambda part: None, once)) == "a record"
+    assert asyncio.run(RetryPolicy(RETRY, QUIET).until_done(ORDER, lambda part: None, once)) == "a record"
     assert given == [False, False, True, True]
 
 

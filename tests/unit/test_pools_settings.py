@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.pools.settings import ClusterSettings, GangSettings, InlineSettings, PoolsSettings, RaySettings
+from infinitedub.pipeline.pools.settings import ClusterSettings, GangSettings, InlineSettings, PoolsSettings, RaySettings
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.pools.slots import Slots
+from infinitedub.pipeline.pools.slots import Slots
 
 
 def run(coroutine: Any) -> Any:

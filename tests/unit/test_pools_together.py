@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.pools.retry import FailureClass, Fault
-from pipeline.pools.together import Ended, Watch, together
+from infinitedub.pipeline.pools.gather import GatherResult, Watchdog, gather_ranks
+from infinitedub.pipeline.pools.retry import Failure, FailureClass
 
 PATIENCE = 60.0
 
 
-def fault(kind: FailureClass) -> Fault:
-    return Fault(kind, str(kind), "")
+def fault(kind: FailureClass) -> Failure:
+    return Failure(kind, str(kind), "")
 
 
 async def gives(answer: Any, after: float = 0.0) -> Any:
@@ -25,9 +25,9 @@ async def blocks() -> Any:
     await asyncio.Event().wait()
 
 
-def ended(*calls: Coroutine[Any, Any, Any], patience: float = PATIENCE, settle: float = 0.05) -> Ended:
-    async def main() -> Ended:
-        return await together(calls, Watch(patience), settle)
+def ended(*calls: Coroutine[Any, Any, Any], patience: float = PATIENCE, settle: float = 0.05) -> GatherResult:
+    async def main() -> GatherResult:
+        return await gather_ranks(calls, Watchdog(patience), settle)
 
     return asyncio.run(main())
 
@@ -78,8 +78,8 @@ def test_silence_is_a_loss() -> None:
 
 
 def test_signs_of_life_keep_the_watch_quiet() -> None:
-    async def main() -> Ended:
-        watch = Watch(0.2)
+    async def main() -> GatherResult:
+        watch = Watchdog(0.2)
 
         async def slow() -> str:
             for _ in range(8):
@@ -87,21 +87,21 @@ def test_signs_of_life_keep_the_watch_quiet() -> None:
                 watch.heard()
             return "a record"
 
-        return await together([slow()], watch, 0)
+        return await gather_ranks([slow()], watch, 0)
 
     assert asyncio.run(main()).verdict() == "a record"
 
 
 def test_patience_may_shorten_on_the_way() -> None:
-    async def main() -> Ended:
-        watch = Watch(PATIENCE)
+    async def main() -> GatherResult:
+        watch = Watchdog(PATIENCE)
 
         async def hangs_after_a_sign() -> None:
             watch.heard()
             watch.seconds = 0.05
             await asyncio.Event().wait()
 
-        return await together([hangs_after_a_sign()], watch, 0)
+        return await gather_ranks([hangs_after_a_sign()], watch, 0)
 
     assert "gave no sign for 0.05 s" in asyncio.run(main()).verdict().reason
 
@@ -117,7 +117,7 @@ def test_what_is_broken_off_is_cancelled() -> None:
                 seen.append("cancelled")
                 raise
 
-        task = asyncio.create_task(together([stuck(), stuck()], Watch(PATIENCE), 0))
+        task = asyncio.create_task(gather_ranks([stuck(), stuck()], Watchdog(PATIENCE), 0))
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from stages.contract import Seat
-from stages.publish.settings import PublishSettings
-from stages.publish.stage import PublishStage
-from stages.records import Film, Job, Length, Material, Prompt, Provenance, Receipt, Source, Speaker, Turns, Voice
+from infinitedub.stages.contract import Rank
+from infinitedub.stages.publish.settings import PublishSettings
+from infinitedub.stages.publish.stage import PublishStage
+from infinitedub.stages.records import Film, Job, Length, Material, Prompt, Provenance, Receipt, Source, Speaker, Turns, Voice
 
 JOB = Job("anna-7", Material("s3://in/a.mp4", (Speaker("s3://in/a.wav", None),), Turns.TOGETHER), Length.AUDIO, Prompt("speaks \u00e4", "blur"), 42)
 PROVENANCE = Provenance("run-1", {"generate": {"sampler": {"steps": 8}}}, "sha256:feed", {"torch": "2.13"}, {"generate": 12.5})
@@ -22,20 +22,20 @@ PROVENANCE = Provenance("run-1", {"generate": {"sampler": {"steps": 8}}}, "sha25
 @pytest.fixture
 def film(studio, files) -> Film:
     path = studio.footage("film.mp4", 25, size=(128, 96), sound=(np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)[None])
-    return Film(files.keep(path, "film/mp4"), 25, 25.0, -3.5)
+    return Film(files.store(path, "film/mp4"), 25, 25.0, -3.5)
 
 
 @pytest.fixture
 def source(studio, files, film) -> Source:
     path = studio.folder / "portrait.png"
     Image.fromarray(np.full((120, 100, 3), (200, 40, 40), np.uint8)).save(path)
-    sound = files.keep(studio.speech("voice.wav"), "sound/flac")
-    return Source(files.keep(path, "picture/png"), False, 100, 120, 25.0, 1, (Voice(sound, 16000, 16000, 0, None),))
+    sound = files.store(studio.speech("voice.wav"), "sound/flac")
+    return Source(files.store(path, "picture/png"), False, 100, 120, 25.0, 1, (Voice(sound, 16000, 16000, 0, None),))
 
 
 def publish(files, source: Source, film: Film, comparison: str = "none", folder: str = "films") -> Receipt:
     stage = PublishStage(PublishSettings(comparison=comparison, folder=folder))
-    stage.open(Seat())
+    stage.open(Rank())
     return stage(JOB, source, film, PROVENANCE, files=files)
 
 
@@ -95,7 +95,7 @@ def test_a_sidecar_holds_no_number_that_is_none(files, source: Source, film: Fil
 
 
 def broken(files, path: Path, film: Film, **changes) -> Film:
-    return replace(film, file=files.keep(path, "film/mp4"), **changes)
+    return replace(film, file=files.store(path, "film/mp4"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_film_that_breaks_off_is_not_delivered(studio, files, source, film: Fi
 
 def test_a_film_of_one_frame_stands_beside_its_source(studio, files, source: Source) -> None:
     path = studio.footage("blink.mp4", 1, size=(128, 96), sound=np.full((1, 640), 900, np.int16))
-    receipt = publish(files, source, Film(files.keep(path, "film/mp4"), 1, 25.0, 0.0), "side_by_side")
+    receipt = publish(files, source, Film(files.store(path, "film/mp4"), 1, 25.0, 0.0), "side_by_side")
     with av.open(receipt.uri.replace(".mp4", ".comparison.mp4")) as container:
         assert len(container.streams.audio) == 1
         assert len(list(container.decode(video=0))) == 1
@@ -154,7 +154,7 @@ def test_source_and_dub_stand_side_by_side(studio, files, source: Source, film: 
     """Of footage that is too short the last frame stays, of footage that is too long the rest is not shown."""
     if frames is not None:
         red = [np.full((60, 50, 3), (200, 40, 40), np.uint8)] * (frames - 1) + [np.full((60, 50, 3), (40, 40, 200), np.uint8)]
-        picture = files.keep(studio.footage("source.mp4", red), "footage/mp4")
+        picture = files.store(studio.footage("source.mp4", red), "footage/mp4")
         source = replace(source, picture=picture, moving=True, width=50, height=60, n_frames=frames)
     receipt = publish(files, source, film, "side_by_side")
     assert json.loads(Path(receipt.sidecar).read_text())["files"]["comparison"] == "films/anna-7.comparison.mp4"

@@ -4,8 +4,8 @@ from io import StringIO
 
 import pytest
 
-from pipeline.events import Event
-from pipeline.report import Board, line
+from infinitedub.pipeline.run.progress import ProgressBoard, line
+from infinitedub.pipeline.state.run_log import Event
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_an_event_is_a_line_of_facts(event: Event, said: str):
 
 def test_where_nobody_watches_what_was_done_is_told_line_by_line():
     out = StringIO()
-    with Board(["ingest"], 1, out) as board:
+    with ProgressBoard(["ingest"], 1, out) as board:
         for what in ("started", "finished", "reused", "failed"):
             board(Event(0.0, "a", None, None, "ingest", what, None, "[b]" if what == "failed" else ""))
     assert out.getvalue().splitlines() == ["job=a ingest finished", "job=a ingest failed: [b]"]
@@ -37,7 +37,7 @@ class Terminal(StringIO):
 def test_on_a_terminal_there_is_a_table_of_all_stages(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    with Board(["ingest", "generate"], 3, out) as board:
+    with ProgressBoard(["ingest", "generate"], 3, out) as board:
         board(Event(0.0, "a", None, None, "ingest", "reused", None, ""))
         board(Event(0.0, "a", 0, None, "generate", "started", None, ""))
         board(Event(0.0, "a[/b]:cat:", 0, 1, "generate", "window", 1.0, "2/5"))

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from launch import cli
-from launch.replay import named, which
-from pipeline.events import DeadLetter, Event, RunLog
-from pipeline.storage import Storage
-from pipeline.surgery import Surgery
-from stages.errors import ConfigError
-from stages.records import Segment, Span
+from infinitedub.launch import cli
+from infinitedub.launch.replay import named, which
+from infinitedub.pipeline.state.forced_rerun import ForcedRerun
+from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Segment, Span
 
 Said = Callable[..., tuple[int, str, str]]
 
-OF_TODAY = Surgery(frozenset("ab"), frozenset({0}), 3, "blinks", "of today")
+OF_TODAY = ForcedRerun(frozenset("ab"), frozenset({0}), 3, "blinks", "of today")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Asked:
     ids: frozenset[str]
     parent: str
     overrides: list[str]
-    surgery: Surgery | None
+    forced_rerun: ForcedRerun | None
 
 
 @pytest.fixture
@@ -51,11 +51,11 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     """The runs that were begun, none of which is worked at."""
     found: list[Asked] = []
 
-    def dispatch(config: Any, overrides: list[str], session: Any, *, ids: frozenset[str], parent: str, surgery: Surgery | None) -> int:
-        found.append(Asked(ids, parent, overrides, surgery))
+    def dispatch(config: Any, overrides: list[str], session: Any, *, ids: frozenset[str], parent: str, forced_rerun: ForcedRerun | None) -> int:
+        found.append(Asked(ids, parent, overrides, forced_rerun))
         return 0
 
-    monkeypatch.setattr("launch.rerun.dispatch", dispatch)
+    monkeypatch.setattr("infinitedub.launch.rerun.dispatch", dispatch)
     return found
 
 
@@ -68,10 +68,17 @@ def logged(
     bad: Sequence[str] = (),
     parent: str | None = None,
     overrides: Sequence[str] = (),
-    surgery: dict[str, Any] | None = None,
+    forced_rerun: dict[str, Any] | None = None,
 ) -> str:
     """A run of the past."""
-    asked = {"catalogue": "/rows.jsonl", "jobs": list(jobs), "bad": list(bad), "overrides": list(overrides), "parent": parent, "surgery": surgery}
+    asked = {
+        "catalogue": "/rows.jsonl",
+        "jobs": list(jobs),
+        "bad": list(bad),
+        "overrides": list(overrides),
+        "parent": parent,
+        "forced_rerun": forced_rerun,
+    }
     with RunLog.begin(storage, asked) as log:
         for job in done:
             log.event(Event(1.0, job, None, None, "", "job_done", None, f"films/{job}.mp4"))
@@ -148,16 +155,16 @@ def test_a_story_begins_where_its_oldest_log_is_left(dub: Said, begun: list[Aske
 @pytest.mark.parametrize(
     ("words", "asked"),
     [
-        (["--segments", "0,2", "--windows", "3:", "--reason", "blinks"], Surgery(frozenset("ab"), frozenset({0, 2}), 3, "blinks")),
-        (["--segments", "1", "--reason", " a torn frame "], Surgery(frozenset("ab"), frozenset({1}), 0, "a torn frame")),
-        (["--segments", "all", "--windows", "0:", "--reason", "blinks"], Surgery(frozenset("ab"), None, 0, "blinks")),
+        (["--segments", "0,2", "--windows", "3:", "--reason", "blinks"], ForcedRerun(frozenset("ab"), frozenset({0, 2}), 3, "blinks")),
+        (["--segments", "1", "--reason", " a torn frame "], ForcedRerun(frozenset("ab"), frozenset({1}), 0, "a torn frame")),
+        (["--segments", "all", "--windows", "0:", "--reason", "blinks"], ForcedRerun(frozenset("ab"), None, 0, "blinks")),
         ([], None),
     ],
 )
-def test_what_is_there_can_be_made_anew(dub: Said, begun: list[Asked], storage: Storage, words: list[str], asked: Surgery | None):
+def test_what_is_there_can_be_made_anew(dub: Said, begun: list[Asked], storage: Storage, words: list[str], asked: ForcedRerun | None):
     logged(storage, "ab", done="ab")
     assert dub("rerun", "--ids", "a,b", *words)[0] == 0
-    assert (begun[0].ids, begun[0].surgery) == ({"a", "b"}, asked)
+    assert (begun[0].ids, begun[0].forced_rerun) == ({"a", "b"}, asked)
 
 
 @pytest.mark.parametrize(
@@ -175,39 +182,39 @@ def test_a_surgery_that_did_not_come_to_its_end_goes_on(
 ):
     """What it has made anew by then is not made once more."""
     first = logged(storage, "abc", done="abc")
-    logged(storage, "ab", done=done, parent=first, surgery=OF_TODAY.as_record())
+    logged(storage, "ab", done=done, parent=first, forced_rerun=OF_TODAY.as_record())
     assert dub("rerun", "--run", first, "--ids", ids, "--segments", "0", "--windows", "3:", "--reason", reason)[0] == 0
-    assert begun[0].surgery is not None
-    assert begun[0].surgery.name
-    assert (begun[0].surgery.name == "of today") is goes_on
+    assert begun[0].forced_rerun is not None
+    assert begun[0].forced_rerun.name
+    assert (begun[0].forced_rerun.name == "of today") is goes_on
 
 
 def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "abcd", done="abc")
-    second = logged(storage, "ab", done="a", parent=first, surgery=OF_TODAY.as_record())
+    second = logged(storage, "ab", done="a", parent=first, forced_rerun=OF_TODAY.as_record())
     logged(storage, "c", done="c", parent=second)
     code, said, _ = dub("rerun")
-    assert (code, begun[0].ids, begun[0].surgery) == (0, {"b", "d"}, OF_TODAY)
-    assert begun[0].surgery.name == "of today"
+    assert (code, begun[0].ids, begun[0].forced_rerun) == (0, {"b", "d"}, OF_TODAY)
+    assert begun[0].forced_rerun.name == "of today"
     assert "going on with what was begun: segments 0 made anew from window 3 on: blinks" in said
     dub("rerun", "--run", second)
-    assert (begun[1].ids, begun[1].surgery) == ({"b"}, OF_TODAY)
+    assert (begun[1].ids, begun[1].forced_rerun) == ({"b"}, OF_TODAY)
     dub("rerun", "--ids", "b")
-    assert begun[2].surgery is None  # just the film, of what is there
+    assert begun[2].forced_rerun is None  # just the film, of what is there
     dub("rerun", "--run", first)
-    assert begun[3].surgery is None
+    assert begun[3].forced_rerun is None
     dub("rerun", "--run", second, "--ids", "b")  # as its dead letter says: what failed is tried, not the film that was there before
-    assert (begun[4].ids, begun[4].surgery) == ({"b"}, OF_TODAY)
+    assert (begun[4].ids, begun[4].forced_rerun) == ({"b"}, OF_TODAY)
     dub("rerun", "--run", second, "--ids", "a")
-    assert begun[5].surgery is None  # made anew, and there
+    assert begun[5].forced_rerun is None  # made anew, and there
 
 
 def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "abc", done="ab")
-    second = logged(storage, "ab", parent=first, surgery=OF_TODAY.as_record())
+    second = logged(storage, "ab", parent=first, forced_rerun=OF_TODAY.as_record())
     logged(storage, "abc", done="ab", parent=second)
     dub("rerun")
-    assert (begun[0].ids, begun[0].surgery) == ({"c"}, None)
+    assert (begun[0].ids, begun[0].forced_rerun) == ({"c"}, None)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +246,7 @@ def test_help_says_what_a_remake_gives(dub: Said):
 
 def test_status_tells_what_a_run_made_anew(dub: Said, storage: Storage):
     first = logged(storage, "a", done="a")
-    logged(storage, "a", done="a", parent=first, surgery=Surgery(frozenset("a"), frozenset({2, 0}), 3, "blinks [/]").as_record())
+    logged(storage, "a", done="a", parent=first, forced_rerun=ForcedRerun(frozenset("a"), frozenset({2, 0}), 3, "blinks [/]").as_record())
     said = dub("status")[1]
     assert f"a rerun of {first}" in said
     assert "segments 0, 2 made anew from window 3 on: blinks [/]" in said
@@ -289,7 +296,7 @@ def test_failures_on_a_terminal_begins_with_a_table(dub: Said, storage: Storage,
 
 
 def test_failures_tells_of_rows_that_have_no_id(dub: Said, storage: Storage):
-    with RunLog.begin(storage, {"catalogue": "/rows.jsonl", "jobs": [], "bad": ["b"], "overrides": [], "parent": None, "surgery": None}) as log:
+    with RunLog.begin(storage, {"catalogue": "/rows.jsonl", "jobs": [], "bad": ["b"], "overrides": [], "parent": None, "forced_rerun": None}) as log:
         log.dead_letters(DeadLetter(name, "catalogue", None, "input", "no JSON", 1, "", "dub run") for name in ("b", "line 7"))
     said = dub("failures")[1]
     assert "2 failed\n" in said

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.crew import Crew, StageFailed, Works
-from pipeline.events import Event, read_events, read_run
-from pipeline.flow import dub_job
-from pipeline.ledger import Ledger
-from pipeline.pools.pool import Order, Took
-from pipeline.run import again
-from pipeline.storage import Storage
-from stages.errors import BadInput
-from stages.records import (
+from infinitedub.pipeline.flow import dub_job
+from infinitedub.pipeline.pools.pool import StageCall, WorkSeconds
+from infinitedub.pipeline.run.driver import again
+from infinitedub.pipeline.run.job_stages import JobStages, RunContext, StageFailed
+from infinitedub.pipeline.state.ledger import Ledger
+from infinitedub.pipeline.state.run_log import Event, read_events, read_run
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.records import (
     Artifact,
     Clip,
     Conditions,
@@ -113,12 +113,12 @@ def test_a_large_catalogue_does_not_lie_in_memory_as_tasks(rehearsal: Rehearsal)
 class Clerk:
     """A pool that notes its orders and answers from a list."""
 
-    def __init__(self, orders: list[Order], answer: Callable[[Order], Any]) -> None:
+    def __init__(self, orders: list[StageCall], answer: Callable[[StageCall], Any]) -> None:
         self.orders, self.answer = orders, answer
 
-    async def run(self, order: Order, on_part: Callable[[Any], None]) -> Any:
+    async def run(self, order: StageCall, on_part: Callable[[Any], None]) -> Any:
         self.orders.append(order)
-        on_part(Took(2.0))
+        on_part(WorkSeconds(2.0))
         return self.answer(order)
 
     async def close(self) -> None:
@@ -126,7 +126,7 @@ class Clerk:
 
 
 def test_jobs_begun_earlier_go_first_and_in_a_job_the_longest_segment(rehearsal: Rehearsal, storage: Storage):
-    orders: list[Order] = []
+    orders: list[StageCall] = []
     told: list[Event] = []
     provenances: list[dict[str, float]] = []
     nothing = Provenance("", {}, "", {}, {})
@@ -136,7 +136,7 @@ def test_jobs_begun_earlier_go_first_and_in_a_job_the_longest_segment(rehearsal:
         return replace(nothing, seconds=seconds)
 
     artifact = Artifact(str(rehearsal.weights), "", len("first training"), "picture/png")
-    answers: dict[str, Callable[[Order], Any]] = {
+    answers: dict[str, Callable[[StageCall], Any]] = {
         "ingest": lambda order: Source(artifact, False, 64, 64, 25.0, 1, ()),
         "segment": lambda order: SEGMENTS,
         "listen": lambda order: Speech(artifact, 70, (None,)),
@@ -146,8 +146,8 @@ def test_jobs_begun_earlier_go_first_and_in_a_job_the_longest_segment(rehearsal:
         "publish": lambda order: Receipt("films/b.mp4", "", 0, "films/b.json"),
     }
     pools = {name: Clerk(orders, answers[name]) for name in RESULTS}
-    works = Works(rehearsal.verbs(), lambda: pools, Ledger(storage), storage, {}, told.append, provenance)
-    asyncio.run(dub_job(rehearsal.job("b"), Crew(works, rehearsal.job("b"), place=5)))
+    works = RunContext(rehearsal.verbs(), lambda: pools, Ledger(storage), storage, {}, told.append, provenance)
+    asyncio.run(dub_job(rehearsal.job("b"), JobStages(works, rehearsal.job("b"), place=5)))
     priorities = {(order.stage, order.label.segment): order.priority for order in orders}
     assert priorities["ingest", None] == (5, 0)
     assert priorities["generate", 1] == (5, -50) < priorities["generate", 0] == (5, -20) < (6, -1000)
@@ -157,14 +157,16 @@ def test_jobs_begun_earlier_go_first_and_in_a_job_the_longest_segment(rehearsal:
 
 def test_the_error_of_a_stage_names_the_stage(rehearsal: Rehearsal, storage: Storage):
     class Broken:
-        async def run(self, order: Order, on_part: Callable[[Any], None]) -> Any:
+        async def run(self, order: StageCall, on_part: Callable[[Any], None]) -> Any:
             raise BadInput("no")
 
         async def close(self) -> None:
             pass
 
-    works = Works(rehearsal.verbs(), lambda: dict.fromkeys(RESULTS, Broken()), Ledger(storage), storage, {}, lambda event: None, lambda seconds: None)
+    works = RunContext(
+        rehearsal.verbs(), lambda: dict.fromkeys(RESULTS, Broken()), Ledger(storage), storage, {}, lambda event: None, lambda seconds: None
+    )
     with pytest.raises(StageFailed, match="no") as failed:
-        asyncio.run(dub_job(rehearsal.job("a"), Crew(works, rehearsal.job("a"), place=0)))
+        asyncio.run(dub_job(rehearsal.job("a"), JobStages(works, rehearsal.job("a"), place=0)))
     assert (failed.value.stage, failed.value.segment) == ("ingest", None)
     assert isinstance(failed.value.__cause__, BadInput)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import run
-from pipeline.events import read_run
-from pipeline.pools.pool import Order
-from pipeline.surgery import Surgery
-from stages.errors import BadInput
+from infinitedub.pipeline import run
+from infinitedub.pipeline.pools.pool import StageCall
+from infinitedub.pipeline.state.forced_rerun import ForcedRerun
+from infinitedub.pipeline.state.run_log import read_run
+from infinitedub.stages.errors import BadInput
 from tests.unit.scripted import Called, Rehearsal
 
 
@@ -57,12 +57,12 @@ def test_windows_of_another_film_are_not_taken_up(rehearsal: Rehearsal, changed:
 def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_else(rehearsal: Rehearsal, segments, first_window, windows):
     before = rehearsal.dub(rehearsal.job("a"))
     film = Path(before.done["a"]).read_bytes()
-    surgery = Surgery(frozenset("a"), None if segments is None else frozenset(segments), first_window, "she blinks")
-    after = rehearsal.dub(rehearsal.job("a"), surgery=surgery)
+    forced_rerun = ForcedRerun(frozenset("a"), None if segments is None else frozenset(segments), first_window, "she blinks")
+    after = rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun)
     assert sorted(rehearsal.windows()) == sorted(windows)
     assert rehearsal.called() == Counter(generate=len({segment for segment, _ in windows}))  # the same bits: the film is there already
     assert Path(after.done["a"]).read_bytes() == film
-    assert read_run(rehearsal.storage, after.run)["surgery"] == {
+    assert read_run(rehearsal.storage, after.run)["forced_rerun"] == {
         "jobs": ["a"],
         "segments": None if segments is None else sorted(segments),
         "first_window": first_window,
@@ -78,7 +78,9 @@ def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_el
 def test_jobs_that_a_surgery_is_not_of_stay_as_they_are(rehearsal: Rehearsal):
     rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"))
     rehearsal.windows()
-    assert rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"), surgery=Surgery(frozenset("b"), frozenset({1}), 1, "she blinks")).done.keys() == {
+    assert rehearsal.dub(
+        rehearsal.job("a"), rehearsal.job("b"), forced_rerun=ForcedRerun(frozenset("b"), frozenset({1}), 1, "she blinks")
+    ).done.keys() == {
         "a",
         "b",
     }
@@ -87,14 +89,14 @@ def test_jobs_that_a_surgery_is_not_of_stay_as_they_are(rehearsal: Rehearsal):
 
 def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(rehearsal: Rehearsal):
     rehearsal.dub(rehearsal.job("a"))
-    surgery = Surgery(frozenset("a"), frozenset({1}), 0, "she blinks", "of today")
+    forced_rerun = ForcedRerun(frozenset("a"), frozenset({1}), 0, "she blinks", "of today")
     rehearsal.trouble = lambda called: os.kill(os.getpid(), signal.SIGTERM) if called[0] == "generate" else None
-    assert rehearsal.dub(rehearsal.job("a"), surgery=surgery).stopped
+    assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).stopped
     assert rehearsal.windows() == [(1, 0)]
     rehearsal.trouble = lambda called: None
-    assert rehearsal.dub(rehearsal.job("a"), surgery=surgery).done.keys() == {"a"}
+    assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
     assert rehearsal.windows() == [(1, 1)]
-    rehearsal.dub(rehearsal.job("a"), surgery=replace(surgery, name="of tomorrow"))
+    rehearsal.dub(rehearsal.job("a"), forced_rerun=replace(forced_rerun, name="of tomorrow"))
     assert rehearsal.windows() == [(1, 0), (1, 1)]
 
 
@@ -103,26 +105,26 @@ def test_a_surgery_on_half_a_film_makes_nothing_twice(rehearsal: Rehearsal):
     rehearsal.trouble = lambda called: BadInput("half-way") if called[0] == "generate" and called[2] == 0 else None
     rehearsal.dub(rehearsal.job("a"))
     assert rehearsal.windows() == [(1, 0), (1, 1)]
-    surgery = Surgery(frozenset("a"), None, 0, "a faulty GPU", "of today")
+    forced_rerun = ForcedRerun(frozenset("a"), None, 0, "a faulty GPU", "of today")
     rehearsal.trouble = lambda called: BadInput("half-way") if called[0] == "assemble" else None
-    rehearsal.dub(rehearsal.job("a"), surgery=surgery)
+    rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun)
     assert sorted(rehearsal.windows()) == [(0, 0), (1, 0), (1, 1)]
     rehearsal.trouble = lambda called: None
-    assert rehearsal.dub(rehearsal.job("a"), surgery=surgery).done.keys() == {"a"}
+    assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
     assert rehearsal.windows() == []
 
 
 @pytest.mark.parametrize(
-    ("surgery", "said"),
+    ("forced_rerun", "said"),
     [
-        (Surgery(frozenset("a"), frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
-        (Surgery(frozenset("a"), frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
-        (Surgery(frozenset("a"), None, 1, "why not"), "segment 0 has no window 1"),
+        (ForcedRerun(frozenset("a"), frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
+        (ForcedRerun(frozenset("a"), frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
+        (ForcedRerun(frozenset("a"), None, 1, "why not"), "segment 0 has no window 1"),
     ],
 )
-def test_what_is_not_there_cannot_be_made_anew(rehearsal: Rehearsal, surgery: Surgery, said: str):
+def test_what_is_not_there_cannot_be_made_anew(rehearsal: Rehearsal, forced_rerun: ForcedRerun, said: str):
     rehearsal.dub(rehearsal.job("a"))
-    (letter,) = rehearsal.dub(rehearsal.job("a"), surgery=surgery).failed
+    (letter,) = rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).failed
     assert (letter.kind, letter.stage) == ("input", "segment")
     assert said in letter.reason
     assert "dub rerun --ids=a leaves it as it is" in letter.reason
@@ -150,7 +152,7 @@ def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.M
     class Endless:
         """A pool whose work never comes to a commit."""
 
-        async def run(self, order: Order, on_part: object) -> None:
+        async def run(self, order: StageCall, on_part: object) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             while not waited:
                 await asyncio.sleep(0.01)
@@ -178,7 +180,7 @@ def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.M
 def test_told_three_times_it_does_not_wait_for_the_storage_either():
     code = (
         "import asyncio, time\n"
-        "from pipeline.run import Stop\n"
+        "from infinitedub.pipeline.run.driver import Stop\n"
         "async def main():\n"
         "    stop = Stop()\n"
         "    stop.heed_signals()\n"

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from launch.dispatch import summary
-from pipeline.catalogue import BadRow, Catalogue
-from pipeline.config import RunConfig
-from pipeline.events import read_dead, read_events, read_run, read_summary
-from pipeline.run import run_jobs
-from stages.errors import BadInput, ConfigError, Transient
+from infinitedub.launch.dispatch import summary
+from infinitedub.pipeline.catalogue.rows import BadRow, Catalogue
+from infinitedub.pipeline.config import RunConfig
+from infinitedub.pipeline.run.driver import run_jobs
+from infinitedub.pipeline.state.run_log import read_dead, read_events, read_run, read_summary
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from tests.unit.scripted import SEGMENTS, Called, Rehearsal
 
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.errors import BadInput
-from stages.records import Artifact, Length, Source, Span, Voice
-from stages.segment.plan import film_frames, join_flashes, plan_segments, plan_windows, source_frame
-from stages.segment.settings import SegmentSettings
+from infinitedub.stages.errors import BadInput
+from infinitedub.stages.records import Artifact, Length, Source, Span, Voice
+from infinitedub.stages.segment.plan import film_frames, join_flashes, plan_segments, plan_windows, source_frame
+from infinitedub.stages.segment.settings import SegmentSettings
 
 NOTHING = Artifact("file:///nothing", "0" * 64, 0, "footage/mp4")
 

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from stages.contract import Files, Seat
-from stages.records import Artifact, Length, Source, Span, Voice
-from stages.segment.settings import SegmentSettings
-from stages.segment.stage import SegmentStage
+from infinitedub.stages.contract import Files, Rank
+from infinitedub.stages.records import Artifact, Length, Source, Span, Voice
+from infinitedub.stages.segment.settings import SegmentSettings
+from infinitedub.stages.segment.stage import SegmentStage
 
 WIDTH, HEIGHT = 320, 180
 PALETTE = ((200, 40, 30), (30, 170, 60), (240, 220, 90), (40, 60, 190), (230, 230, 230))
@@ -63,7 +63,7 @@ def source(path: Path, n_frames: int, speech_seconds: float) -> Source:
 
 def spans(files: Files, path: Path, n_frames: int, *, length: Length | None = None, speech_seconds: float = 0.04, **changed: object) -> list[Span]:
     stage = SegmentStage(settings(**changed))
-    stage.open(Seat())
+    stage.open(Rank())
     segments = stage(source(path, n_frames, speech_seconds), length, files=files)
     stage.close()
     return [segment.span for segment in segments]

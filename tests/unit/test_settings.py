@@ -10,7 +10,7 @@ from typing import Annotated, Union, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from stages.settings import Decides, Neutral, Role, Settings, Weights
+from infinitedub.stages.settings import Decides, Neutral, Role, Settings, Weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def roles(field: FieldInfo) -> list[Role]:
 
 
 def test_the_settings_of_the_stages_are_found():
-    assert {"stages.segment.settings", "stages.listen.settings", "pipeline.pools.settings"} <= set(MODULES)
+    assert {"infinitedub.stages.segment.settings", "infinitedub.stages.listen.settings", "infinitedub.pipeline.pools.settings"} <= set(MODULES)
 
 
 @every_module
@@ -98,7 +98,7 @@ def test_only_deciding_fields_reach_the_content_key():
 
 
 def test_where_weights_lie_does_not_reach_the_content_key():
-    """Their digest does: see pipeline/weights.py."""
+    """Their digest does: see pipeline/storage/weights.py."""
 
     class Model(Settings):
         path: Weights

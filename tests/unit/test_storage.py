@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.places import locate
-from pipeline.storage import Options, Storage, StorageSettings
-from pipeline.stores import insist as insisting
-from pipeline.stores.insist import insist
-from pipeline.stores.store import Missing, Refused, Stat, Taken
-from stages.errors import BadInput, ConfigError, Transient
+from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.stores import storage_retry
+from infinitedub.pipeline.storage.stores.storage_retry import insist
+from infinitedub.pipeline.storage.stores.store import Missing, Refused, Stat, Taken
+from infinitedub.pipeline.storage.uris import locate
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
 
 
 def with_root(settings: StorageSettings, root: str) -> StorageSettings:
@@ -133,7 +133,7 @@ def test_a_folder_holds_nothing_of_a_write_that_failed(storage: Storage, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
     for call in (lambda: storage.put("a", b"after"), lambda: storage.create("b", b"after")):
         with pytest.raises(Transient, match="No space left"):
             call()
@@ -216,7 +216,7 @@ def behind_an_os_error(cause: Exception) -> OSError:
     ],
 )
 def test_what_an_error_means(error: Exception, meaning: type[Exception], monkeypatch):
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
 
     def call() -> None:
         raise error
@@ -228,7 +228,7 @@ def test_what_an_error_means(error: Exception, meaning: type[Exception], monkeyp
 
 def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(insisting, "sleep", waits.append)
+    monkeypatch.setattr(storage_retry, "sleep", waits.append)
     tries: list[int] = []
 
     def succeeds_at(last: int, error: Exception) -> int:
@@ -239,7 +239,7 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch):
 
     assert insist(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 3) == 3
     assert len(waits) == 2
-    assert all(0 <= wait <= insisting.LONGEST_WAIT_SECONDS for wait in waits)
+    assert all(0 <= wait <= storage_retry.LONGEST_WAIT_SECONDS for wait in waits)
     tries.clear()
     with pytest.raises(Transient):
         insist(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 2)
@@ -251,7 +251,7 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch):
 
 def test_only_who_creates_can_come_too_late(monkeypatch):
     """A server that answers 412 to a put without conditions is out of order, and may be in order again soon."""
-    monkeypatch.setattr(insisting, "sleep", lambda _: None)
+    monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
     tries: list[int] = []
 
     def call() -> None:

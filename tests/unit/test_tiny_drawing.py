@@ -9,11 +9,11 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from assets.tiny_bundle import autoencoder, clips, export, faces, latents, voices
-from assets.tiny_bundle.faces import Act
-from assets.tiny_bundle.meter import MouthMeter
-from assets.tiny_bundle.trainer import Crew, Plan, train
-from stages.model.latents import LatentCodec
+from infinitedub.assets.tiny_bundle import autoencoder, clips, export, faces, latent_cache, voices
+from infinitedub.assets.tiny_bundle.faces import Act
+from infinitedub.assets.tiny_bundle.meter import MouthMeter
+from infinitedub.assets.tiny_bundle.trainer import Crew, Plan, train
+from infinitedub.stages.model.latent_codec import LatentCodec
 
 ALONE = Crew(0, 1, torch.device("cpu"))
 
@@ -150,8 +150,8 @@ def test_a_scale_cut_off_while_it_was_written_is_measured_again(tmp_path, monkey
     monkeypatch.setitem(clips.SHAPES, "square", (8, 8))
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(torch, "save", lambda _, path: half_written(path))
-        latents.latent_scale(tmp_path, autoencoder.begin())
-    mean, std = latents.latent_scale(tmp_path, autoencoder.begin())
+        latent_cache.latent_scale(tmp_path, autoencoder.begin())
+    mean, std = latent_cache.latent_scale(tmp_path, autoencoder.begin())
     assert mean.shape == std.shape == (16,)
 
 

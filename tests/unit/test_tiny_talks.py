@@ -1,7 +1,7 @@
 """The shipped model talks: people whom it never saw move their mouths as voices that it never heard want it, and only then.
 
-The voices are 1, 4 and 8 of `assets.tiny_bundle.voices.unseen_utterance`, kept, for espeak-ng need not be there. The bounds leave room below what the
-shipped weights reach; `python -m benchmarks.talk` measures them at length.
+The voices are 1, 4 and 8 of `assets/tiny_bundle/voices.unseen_utterance`, kept as files: espeak-ng need not be there. The bounds leave room below
+what the shipped weights reach; `python -m benchmarks.talk` measures them at length.
 """
 
 from pathlib import Path
@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assets.tiny_bundle.faces import FPS
-from assets.tiny_bundle.meter import MouthMeter
-from assets.tiny_bundle.voices import Utterance, heard
 from benchmarks.talk import cast, measures
 from benchmarks.talk.measures import LAGS, Shown, Talk
 from benchmarks.talk.studio import Studio
-from stages.inspect import drift
-from stages.inspect.sync import correlation
-from stages.media.sound import read_mono
-from stages.model.speech import SAMPLE_RATE
+from infinitedub.assets.tiny_bundle.faces import FPS
+from infinitedub.assets.tiny_bundle.meter import MouthMeter
+from infinitedub.assets.tiny_bundle.voices import Utterance, heard
+from infinitedub.stages.inspect import drift
+from infinitedub.stages.inspect.sync import correlation
+from infinitedub.stages.media.sound import read_mono
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
 VOICES = Path(__file__).parent / "voices"
 FIRST = 400  # of three faces that `benchmarks.talk` does not show

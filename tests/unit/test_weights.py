@@ -7,11 +7,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.storage import Storage
-from pipeline.weights import check_weights, digest_of, on_this_node
-from stages.errors import ConfigError
-from stages.model.settings import LoraSettings, ModelSettings
-from stages.settings import Decides, Settings, Weights
+from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.pipeline.storage.weights import check_weights, digest_of, on_this_node
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.settings import LoraSettings, ModelSettings
+from infinitedub.stages.settings import Decides, Settings, Weights
 from tests.unit.tiny import read
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from stages.condition.settings import ConditionSettings
-from stages.generate.settings import GenerateSettings
-from stages.records import Artifact, Box, Segment, Source, Span, Voice, Window
+from infinitedub.stages.condition.settings import ConditionSettings
+from infinitedub.stages.generate.settings import GenerateSettings
+from infinitedub.stages.records import Artifact, Box, Segment, Source, Span, Voice, Window
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

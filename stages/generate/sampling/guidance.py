@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from stages.settings import Decides, Settings
+from infinitedub.stages.settings import Decides, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

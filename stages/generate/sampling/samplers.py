@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from stages.settings import Decides, Settings
+from infinitedub.stages.settings import Decides, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,18 +9,18 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from stages.errors import ConfigError
-from stages.model.dit import InfiniteTalkTransformer
-from stages.model.image import ImageEncoder
-from stages.model.latents import LatentCodec
-from stages.model.text import TextEncoder
-from stages.model.weights.ear import Ear
-from stages.model.weights.files import Safetensors, need
-from stages.model.weights.keymap import TRANSFORMER, translator
-from stages.model.weights.layouts import Layout, recognise
-from stages.model.weights.load import build_empty, fill, trace
-from stages.model.weights.lora import open_lora
-from stages.model.weights.sizes import audio_sizes
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.model.image_encoder import ImageEncoder
+from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.text_encoder import TextEncoder
+from infinitedub.stages.model.weights.checkpoint import Safetensors, need
+from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
+from infinitedub.stages.model.weights.layouts import Layout, recognise
+from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.weights.lora import open_lora
+from infinitedub.stages.model.weights.sizes import audio_sizes
+from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
 ADAPTER = "infinitetalk.safetensors"
 SPEECH = "wav2vec2"
@@ -33,7 +33,7 @@ class Bundle:
 
     layout: Layout
     adapter: Path
-    ear: Ear
+    ear: SpeechCheckpoint
 
     def transformer(
         self, dtype: torch.dtype, device: Device, loras: Sequence[tuple[Path, float]] = (), compat_upstream: bool = False
@@ -95,4 +95,4 @@ def open_bundle(root: Path, adapter: Path | None = None, speech: Path | None = N
     Where those two are not given they are looked for in `root`. Files are looked at when they are asked for; raises ConfigError where `root` holds
     no base model.
     """
-    return Bundle(recognise(need(root, "a base model")), adapter or root / ADAPTER, Ear(speech or root / SPEECH))
+    return Bundle(recognise(need(root, "a base model")), adapter or root / ADAPTER, SpeechCheckpoint(speech or root / SPEECH))

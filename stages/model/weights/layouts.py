@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionConfig, UMT5Config
 
-from stages.errors import ConfigError
-from stages.model.weights.files import Checkpoint, find_safetensors, need, unpickle
-from stages.model.weights.keymap import (
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.weights.checkpoint import Checkpoint, find_safetensors, need, unpickle
+from infinitedub.stages.model.weights.keymap import (
     IMAGE,
     SAVED,
     SAVED_IMAGE,
@@ -21,7 +21,7 @@ from stages.model.weights.keymap import (
     codec_translator,
     translator,
 )
-from stages.model.weights.sizes import codec_sizes, image_config, text_config, transformer_sizes
+from infinitedub.stages.model.weights.sizes import codec_sizes, image_config, text_config, transformer_sizes
 
 UPSTREAM_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 UPSTREAM_IMAGE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"

@@ -7,9 +7,9 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from stages.errors import ConfigError
-from stages.model.weights.files import Checkpoint
-from stages.model.weights.keymap import Translate
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.weights.checkpoint import Checkpoint
+from infinitedub.stages.model.weights.keymap import Translate
 
 Alter = Callable[[str, Tensor], Tensor]
 """Gives a parameter's value, in float32, a last change; told by its name."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.errors import ConfigError
-from stages.model.weights.files import Checkpoint, Safetensors
-from stages.model.weights.keymap import Translate
-from stages.model.weights.load import describe
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.weights.checkpoint import Checkpoint, Safetensors
+from infinitedub.stages.model.weights.keymap import Translate
+from infinitedub.stages.model.weights.load import describe
 
 PREFIXES = ("diffusion_model.", "transformer.")
 PRODUCTS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))

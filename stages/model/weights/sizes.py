@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 
-from stages.errors import ConfigError
-from stages.model.dit import TEXT_TOKENS
-from stages.model.weights.files import Checkpoint
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.dit import TEXT_TOKENS
+from infinitedub.stages.model.weights.checkpoint import Checkpoint
 
 CLIP_HEADS = 16  # of ViT-H/14; shapes do not tell
 AUDIO_WINDOW = 5  # feature rows that a film frame hears; the release's, as shapes only tell the product of rows, layers and channels

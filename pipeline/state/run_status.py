@@ -1,0 +1,56 @@
+"""How the jobs of a run stand, counted from its log: an object for each job, not for each event."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from infinitedub.pipeline.state.run_log import read_table
+from infinitedub.pipeline.storage.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What the log says of one job."""
+
+    state: str = "waiting"  # waiting | running | done | failed
+    stage: str = ""  # the one it was last heard of in
+    segments: int = 0
+    windows: int = 0
+    made: int = 0  # stage calls that ended well
+    reused: int = 0
+    seconds: float = 0.0  # that stages worked
+
+
+def job_statuses(storage: Storage, run: str, jobs: Iterable[str]) -> dict[str, JobStatus]:
+    """How each of the jobs stands, in their order, and then those that only the log knows."""
+    import pyarrow.compute as pc
+
+    table = read_table(storage, run, ["job", "segment", "stage", "what", "seconds"])
+    what = table["what"]
+    for name, said in (("windows", "window"), ("made", "finished"), ("reused", "reused"), ("done", "job_done"), ("failed", "job_failed")):
+        table = table.append_column(name, pc.equal(what, said).cast("int64"))
+    table = table.append_column("worked", pc.if_else(pc.equal(what, "finished"), table["seconds"], None))
+    sums = [(name, "sum") for name in ("windows", "made", "reused", "done", "failed", "worked")]
+    counted = table.group_by("job").aggregate([("segment", "count_distinct"), *sums])
+    placed = table.filter(pc.not_equal(table["stage"], "")).group_by("job", use_threads=False).aggregate([("stage", "last")])
+    stage = dict(zip(placed["job"].to_pylist(), placed["stage_last"].to_pylist(), strict=True))
+    found = {
+        row["job"]: JobStatus(
+            state="failed" if row["failed_sum"] else "done" if row["done_sum"] else "running",
+            stage=stage.get(row["job"], ""),
+            segments=row["segment_count_distinct"],
+            windows=row["windows_sum"],
+            made=row["made_sum"],
+            reused=row["reused_sum"],
+            seconds=row["worked_sum"] or 0.0,
+        )
+        for row in counted.to_pylist()
+    }
+    return {job: found.get(job, JobStatus()) for job in (*jobs, *found)}
+
+
+def done_jobs(storage: Storage, run: str) -> set[str]:
+    """Ids of the jobs whose films are there."""
+    import pyarrow.compute as pc
+
+    table = read_table(storage, run, ["job", "what"])
+    return set(table.filter(pc.equal(table["what"], "job_done"))["job"].to_pylist())
