@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from infinitedub.pipeline.catalogue.rows import Catalogue, read_catalogue
 from infinitedub.pipeline.config import RunConfig
-from infinitedub.pipeline.run.driver import Outcome, run_jobs
+from infinitedub.pipeline.run.batch import Outcome, run_catalogue
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import ConfigError
@@ -35,13 +35,13 @@ def dispatch(
     if not catalogue.jobs:
         raise ConfigError(f"{config.catalogue} holds no row to dub")
 
-    def raise_cluster() -> None:
+    def start_cluster() -> None:
         if config.pools.kind == "actors":
             from infinitedub.launch.cluster import cluster
 
             session.enter_context(cluster(config.cluster))
 
-    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent, forced_rerun=forced_rerun))
+    outcome = asyncio.run(run_catalogue(config, catalogue, storage, start_cluster, overrides=overrides, parent=parent, forced_rerun=forced_rerun))
     print(summary(outcome, storage), file=sys.stderr)
     if outcome.stopped or outcome.unlogged:
         return STOPPED

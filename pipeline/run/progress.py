@@ -12,6 +12,9 @@ from rich.table import Table
 
 from infinitedub.pipeline.state.run_log import Event
 
+QUIET = ("started", "workers_started", "reused")
+"""Events without a line of their own where there is no terminal."""
+
 
 def line(event: Event) -> str:
     """One event as a line of facts with ids, such as `job=a segment=3 generate window 2/5 12.4 s`."""
@@ -57,10 +60,10 @@ class ProgressBoard:
     def __call__(self, event: Event) -> None:
         self._count(event)
         if self.live is None:
-            if event.what not in ("started", "reused"):
+            if event.what not in QUIET:
                 self.out.write(f"{line(event)}\n")  # rich would take a third of the driver's time for it
                 self.out.flush()
-        elif event.what in ("failed", "job_failed"):
+        elif event.what in ("failed", "job_failed", "retry"):
             self.console.print(line(event), soft_wrap=True)
 
     def _count(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What is left of a process that cannot be asked any more, or does not answer."""
+"""The standard error of a dead process, and the stacks of one that hangs."""
 
 import subprocess
 import sys
@@ -20,25 +20,25 @@ stuck_here()
 """
 
 
-def test_a_hanging_process_says_where_it_stands_and_a_dead_one_is_read(tmp_path: Path) -> None:
+def test_a_hanging_process_dumps_its_stacks_and_a_dead_one_is_read(tmp_path: Path) -> None:
     log = tmp_path / "errors"
     with log.open("w") as file, subprocess.Popen([sys.executable, "-c", HANGS], stderr=file, stdout=subprocess.PIPE) as hanging:
         assert hanging.stdout is not None
         hanging.stdout.readline()
-        witness = WorkerProcess(hanging.pid, str(log))
-        assert crash_report(witness, hung=False) == "before it hung"
-        said = crash_report(witness, hung=True)
-        assert hanging.poll() is None  # asking does it no harm
+        process = WorkerProcess(hanging.pid, str(log))
+        assert crash_report(process, hung=False) == "before it hung"
+        report = crash_report(process, hung=True)
+        assert hanging.poll() is None  # the signal does it no harm
         hanging.kill()
-    assert said.startswith("before it hung")
-    assert "in stuck_here" in said
-    assert crash_report(witness, hung=True) == said  # nobody is asked whose number it may be now
+    assert report.startswith("before it hung")
+    assert "in stuck_here" in report
+    assert crash_report(process, hung=True) == report  # the pid may belong to another process now: no signal is sent
 
 
 def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
     log = tmp_path / "errors"
     log.write_text(":job_id:01000000\n" + "".join(f"line {number}\n" for number in range(100_000)))
-    said = crash_report(WorkerProcess(0, str(log)), hung=False).splitlines()
-    assert said[-1] == "line 99999"
-    assert len(said) == 40
+    report = crash_report(WorkerProcess(0, str(log)), hung=False).splitlines()
+    assert report[-1] == "line 99999"
+    assert len(report) == 40
     assert crash_report(WorkerProcess(0, ""), hung=False) == ""

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from infinitedub.pipeline.pools.opening import open_pools
-from infinitedub.pipeline.pools.pool import CallLabel, Pool, StageCall, WorkSeconds
-from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted
+from infinitedub.pipeline.pools import open_pools
+from infinitedub.pipeline.pools.calls import CallLabel, StageCall, Yielded
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.failures import FailureClass, RetriesExhausted
+from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.settings import InlineSettings, RetrySettings
-from infinitedub.pipeline.pools.worker import Done, Part, Worker
+from infinitedub.pipeline.pools.worker import Done, Worker
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.storage.storage import Storage, StorageSettings
 from infinitedub.pipeline.storage.weights import digest_of
@@ -23,6 +25,7 @@ from infinitedub.stages.settings import Settings, Weights
 RETRY = RetrySettings(
     storage=3, worker_lost=1, gang_lost=1, node_lost=1, host_oom=2, gpu_oom=2, numeric=1, code=1, backoff_seconds=0.001, backoff_limit_seconds=0.002
 )
+BREAKER = CircuitBreaker(1000, print)
 INLINE = InlineSettings(kind="inline", jobs_in_flight=1, threads=1, same_error_limit=3, retry=RETRY)
 CHUNKS = tuple(Chunk(index, Artifact(f"chunk {index}", "", 0, "chunk/mkv"), index) for index in range(3))
 CLIP = Clip(0, Span(0, 3), CHUNKS)
@@ -60,41 +63,41 @@ def windows(*parts: Any) -> Iterator[Any]:
         yield part
 
 
-def order(key: str = "k", stage: str = "generate", priority: float = 0.0) -> StageCall:
+def call_of(key: str = "k", stage: str = "generate", priority: float = 0.0) -> StageCall:
     return StageCall(stage, key, (), CallLabel("job"), (priority,))
 
 
 def pool_of(stage: Scripted, storage_settings: StorageSettings) -> Pool:
-    return open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {})["generate"]
+    return open_pools({"generate": stage}, 1, INLINE, storage_settings, BREAKER, {})["generate"]
 
 
-def made(pool: Pool, *orders: StageCall) -> tuple[list[Any], list[Any]]:
-    """What comes of the orders, one after the other, and the parts heard on the way."""
+def made(pool: Pool, *calls: StageCall) -> tuple[list[Any], list[Any]]:
+    """The results of the calls, one after the other, and the records that were yielded."""
     heard: list[Any] = []
 
     async def main() -> list[Any]:
         done = []
-        for order in orders:
-            done += await asyncio.gather(pool.run(order, heard.append), return_exceptions=True)
+        for call in calls:
+            done += await asyncio.gather(pool.run(call, heard.append), return_exceptions=True)
         await pool.close()
         return done
 
-    return asyncio.run(main()), [part for part in heard if not isinstance(part, WorkSeconds)]
+    return asyncio.run(main()), [progress.value for progress in heard if isinstance(progress, Yielded)]
 
 
 def test_a_record_is_committed(storage_settings: StorageSettings) -> None:
-    assert made(pool_of(Scripted(Span(1, 2)), storage_settings), order()) == ([Span(1, 2)], [])
+    assert made(pool_of(Scripted(Span(1, 2)), storage_settings), call_of()) == ([Span(1, 2)], [])
     assert Ledger(Storage(storage_settings)).find("generate", "k", Span) == Span(1, 2)
 
 
 def test_parts_are_passed_on_and_the_last_is_committed(storage_settings: StorageSettings) -> None:
-    done, heard = made(pool_of(Scripted(windows(*CHUNKS, CLIP)), storage_settings), order())
+    done, heard = made(pool_of(Scripted(windows(*CHUNKS, CLIP)), storage_settings), call_of())
     assert done == [CLIP]
     assert heard == [*CHUNKS, CLIP]
 
 
 def test_a_call_that_fails_on_the_way_commits_nothing(storage_settings: StorageSettings) -> None:
-    done, heard = made(pool_of(Scripted(windows(CHUNKS[0], BadInput("window 1: no face"))), storage_settings), order())
+    done, heard = made(pool_of(Scripted(windows(CHUNKS[0], BadInput("window 1: no face"))), storage_settings), call_of())
     assert [str(error) for error in done] == ["window 1: no face"]
     assert heard == [CHUNKS[0]]
     assert Ledger(Storage(storage_settings)).find("generate", "k", Clip) is None
@@ -103,19 +106,19 @@ def test_a_call_that_fails_on_the_way_commits_nothing(storage_settings: StorageS
 def test_parts_come_as_they_are_made(storage_settings: StorageSettings) -> None:
     worker = Worker(Scripted(windows(*CHUNKS, CLIP)), storage_settings, None)
     assert worker.open(Rank()) is None
-    replies = worker.work(order())
-    assert [next(replies) for _ in CHUNKS] == [Part(chunk) for chunk in CHUNKS]
-    last, took, done = replies
-    assert (last, done) == (Part(CLIP), Done(CLIP))
-    assert 0 < took.value.seconds < 60
+    replies = worker.work(call_of())
+    assert [next(replies).value for _ in CHUNKS] == list(CHUNKS)
+    last, worked, done = replies
+    assert (last.value, done) == (CLIP, Done(CLIP))
+    assert 0 < worked.seconds < 60
 
 
 def test_only_rank_0_speaks_and_commits(storage_settings: StorageSettings) -> None:
     stage = Scripted(windows(*CHUNKS, CLIP), Span(0, 1))
     worker = Worker(stage, storage_settings, None)
     worker.open(Rank(index=1, world_size=2))
-    assert list(worker.work(order("a"))) == [Done(None)]
-    assert list(worker.work(order("b"))) == [Done(None)]
+    assert list(worker.work(call_of("a"))) == [Done(None)]
+    assert list(worker.work(call_of("b"))) == [Done(None)]
     assert stage.calls == 2
     assert Ledger(Storage(storage_settings)).find("generate", "b", Span) is None
 
@@ -123,7 +126,7 @@ def test_only_rank_0_speaks_and_commits(storage_settings: StorageSettings) -> No
 def test_harmless_failures_keep_the_worker_and_others_cost_it(storage_settings: StorageSettings) -> None:
     stage = Scripted(Transient("503"), Transient("503"), Span(0, 1), BadInput("no sound"), KeyError("bug"), Span(0, 2))
     pool = pool_of(stage, storage_settings)
-    done, _ = made(pool, *(order(key) for key in "abcd"))
+    done, _ = made(pool, *(call_of(key) for key in "abcd"))
     assert done[0] == Span(0, 1)
     assert isinstance(done[1], BadInput)
     assert isinstance(done[2], RetriesExhausted)
@@ -133,12 +136,12 @@ def test_harmless_failures_keep_the_worker_and_others_cost_it(storage_settings: 
     assert (stage.opened, stage.closed) == (2, 2)
 
 
-def test_weights_that_are_missing_are_said_to_every_order(storage_settings: StorageSettings) -> None:
+def test_weights_that_are_missing_are_said_to_every_call_of(storage_settings: StorageSettings) -> None:
     class Unopened(Scripted):
         def open(self, rank: Rank) -> None:
             raise ConfigError("generate.model.path: no such folder")
 
-    done, _ = made(pool_of(Unopened(), storage_settings), order("a"), order("b"))
+    done, _ = made(pool_of(Unopened(), storage_settings), call_of("a"), call_of("b"))
     assert [str(error) for error in done] == ["generate.model.path: no such folder"] * 2
     assert all(isinstance(error, ConfigError) for error in done)
 
@@ -158,11 +161,11 @@ def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) ->
             yield CLIP
 
     names = ("ingest", "segment", "listen")
-    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings, print, {})
+    pools = open_pools({name: Named(name) for name in names}, 1, INLINE, storage_settings, BREAKER, {})
 
     async def main() -> None:
         wanted = zip(names, (0.0, 2.0, 1.0), strict=True)
-        await asyncio.gather(*(pools[name].run(order(stage=name, priority=priority), lambda part: None) for name, priority in wanted))
+        await asyncio.gather(*(pools[name].run(call_of(stage=name, priority=priority), lambda part: None) for name, priority in wanted))
 
     asyncio.run(main())
     assert served == [f"{name} {what}" for name in ("ingest", "listen", "segment") for what in ("begins", "ends")]
@@ -170,7 +173,7 @@ def test_all_stages_take_turns_by_priority(storage_settings: StorageSettings) ->
 
 def test_a_gang_does_not_fit_into_one_process(storage_settings: StorageSettings) -> None:
     with pytest.raises(ConfigError, match="generate/parallel=single"):
-        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings, print, {})
+        open_pools({"generate": Scripted()}, 2, INLINE, storage_settings, BREAKER, {})
 
 
 class Model(Settings):
@@ -186,9 +189,12 @@ def test_other_weights_than_the_runs_make_nothing(tmp_path: Path, storage_settin
     stage = Scripted(Span(0, 1))
     stage.config = Model(weights=str(weights))
     digest = digest_of(Storage(storage_settings), stage.config)
-    assert made(open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {"generate": digest})["generate"], order()) == ([Span(0, 1)], [])
+    assert made(open_pools({"generate": stage}, 1, INLINE, storage_settings, BREAKER, {"generate": digest})["generate"], call_of()) == (
+        [Span(0, 1)],
+        [],
+    )
     weights.write_text("other training")
-    ((error,), _) = made(open_pools({"generate": stage}, 1, INLINE, storage_settings, print, {"generate": digest})["generate"], order("other"))
+    ((error,), _) = made(open_pools({"generate": stage}, 1, INLINE, storage_settings, BREAKER, {"generate": digest})["generate"], call_of("other"))
     assert isinstance(error, ConfigError)
     assert f"the weights in {weights} are not those that this run began with" in str(error)
     assert (stage.opened, stage.calls) == (1, 1)
