@@ -1,4 +1,4 @@
-"""A ceiling on this process's memory, for as long as something is unpacked that may be made to swell."""
+"""A temporary limit on this process's memory, for decoding files that may expand to any size."""
 
 import resource
 from collections.abc import Iterator
@@ -7,26 +7,26 @@ from pathlib import Path
 
 
 @contextmanager
-def ceiling(more_bytes: int) -> Iterator[None]:
-    """Lets the whole process allocate so much more, and raises MemoryError for what goes beyond.
+def limit_memory(more_bytes: int) -> Iterator[None]:
+    """Lets the whole process allocate at most so many bytes more; further allocations raise MemoryError.
 
-    Linux heeds it (RLIMIT_DATA, since 4.7); elsewhere it does nothing. Other threads are under it, too: for short work where few others are at work.
+    Works on Linux (RLIMIT_DATA, since 4.7) and does nothing elsewhere. It applies to all threads, so it is for short work beside few others.
     """
-    held = _held()
-    if held is None:
+    allocated = _allocated_bytes()
+    if allocated is None:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = [limit for limit in (held + more_bytes, soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(wanted), hard))
+    limits = [limit for limit in (allocated + more_bytes, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _held() -> int | None:
-    """Bytes of data that this process has allocated, as the limit counts them; None where the system does not tell."""
+def _allocated_bytes() -> int | None:
+    """Bytes of data that this process has allocated, as the limit counts them; None if the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a rerun makes anew although it is there."""
+"""A forced rerun: which results `dub rerun --segments` makes again although they are committed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,38 +11,40 @@ from infinitedub.stages.records import Segment
 
 @dataclass(frozen=True)
 class ForcedRerun:
-    """Some segments of some jobs, from one of their windows to the end."""
+    """Some segments of some jobs, from one of their windows to their last."""
 
     jobs: frozenset[str]
     segments: frozenset[int] | None  # None: all of them
     first_window: int
-    reason: str  # kept in the ledger, beside what it put aside
-    name: str = field(default="", compare=False)  # kept there as well: under one name nothing is put aside twice; empty for none
+    reason: str  # stored in the ledger with the withdrawal
+    id: str = field(default="", compare=False)  # stored there too: one id withdraws a result at most once; empty for no id
 
-    def check(self, job: str, segments: tuple[Segment, ...]) -> None:
-        """Raises BadInput unless the job, which has those segments, has what is to be made anew of it."""
+    def check_segments(self, job: str, segments: tuple[Segment, ...]) -> None:
+        """Raises BadInput if the job does not have the segments and windows that are to be made again; `segments`: those that it has."""
         if job not in self.jobs:
             return
         known = {segment.index: segment for segment in segments}
-        way_out = f"dub rerun --ids={job} leaves it as it is"
+        advice = f"to make no segment again, use dub rerun --ids={job}"
         if unknown := sorted((self.segments or set()) - known.keys()):
-            raise BadInput(f"there is no segment {', '.join(map(str, unknown))} to make anew; the film has 0 to {len(segments) - 1}; {way_out}")
+            raise BadInput(f"there is no segment {', '.join(map(str, unknown))} to make again; the film has 0 to {len(segments) - 1}; {advice}")
         for index in sorted(known.keys() if self.segments is None else self.segments):
             windows = len(known[index].windows)
             if self.first_window >= windows:
-                raise BadInput(f"segment {index} has no window {self.first_window} to make anew; it has 0 to {windows - 1}; {way_out}")
+                raise BadInput(f"segment {index} has no window {self.first_window} to make again; it has 0 to {windows - 1}; {advice}")
 
-    def concerns(self, job: str, segment: Segment) -> bool:
+    def applies_to(self, job: str, segment: Segment) -> bool:
+        """Whether windows of this segment are to be made again."""
         return job in self.jobs and (self.segments is None or segment.index in self.segments)
 
-    def as_record(self) -> dict[str, Any]:
-        """As a run's record keeps it."""
+    def to_json(self) -> dict[str, Any]:
+        """As a run's run.json holds it."""
         return {**TypeAdapter(ForcedRerun).dump_python(self, mode="json"), "jobs": sorted(self.jobs)}
 
     @staticmethod
-    def of_record(kept: dict[str, Any]) -> "ForcedRerun":
-        return TypeAdapter(ForcedRerun).validate_python(kept)
+    def from_json(values: dict[str, Any]) -> "ForcedRerun":
+        """The inverse of `to_json`."""
+        return TypeAdapter(ForcedRerun).validate_python(values)
 
     def __str__(self) -> str:
         which = "all segments" if self.segments is None else f"segments {', '.join(map(str, sorted(self.segments)))}"
-        return f"{which} made anew from window {self.first_window} on: {self.reason}"
+        return f"{which} made again from window {self.first_window} on: {self.reason}"

@@ -1,8 +1,8 @@
-"""What nobody will ever ask for again, and taking it away: files that no commit names, writes broken off, what dead processes left on this node.
+"""`dub gc`: finds and removes files that no commit names, unfinished writes, and what killed processes left on this node.
 
-Results themselves stay for ever. Nothing is taken that anybody may be using: a result's folder is left alone while anything in it is younger
-than the grace period, since whoever works on it writes into it. What a commit has ceased to name is never named again, so sweeping beside
-live runs, or several times at once, takes away the same things and no others.
+Results are never removed. Nothing in use is removed: the folder of a result is skipped while any file in it is younger than the grace period,
+since a stage call writes into that folder. A file that no commit names any more is never named again, so garbage collection is safe beside
+running drivers, and several at once remove the same files.
 """
 
 import json
@@ -18,79 +18,81 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from infinitedub.pipeline.storage.scratch import abandoned, remove
+from infinitedub.pipeline.storage.scratch import orphaned_folders, remove_scratch
 from infinitedub.pipeline.storage.storage import Storage
-from infinitedub.pipeline.storage.stores.store import Found
+from infinitedub.pipeline.storage.stores.store import ListedFile
 from infinitedub.pipeline.storage.weights import copies_folder, remove_copy, unused_copies
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
-ENTRY = re.compile(r"(_commit|_window\.\d{5,})(?:\.(\d+))?\.json")  # of a chain in the ledger; the second group is its generation
+FOLDERS_AT_ONCE = 16
+ENTRY = re.compile(r"(_commit|_window\.\d{5,})(?:\.(\d+))?\.json")  # of a chain of the ledger; the second group is its generation
 
 
-class Kind(StrEnum):
-    """Why something may go."""
+class GarbageKind(StrEnum):
+    """Why something may be removed."""
 
-    UNNAMED = "unnamed"  # kept by an attempt that was killed or came second, or of a result that was withdrawn or made anew
-    CHECKPOINT = "checkpoint"  # what the next window of a segment would have started from, now that the segment is done
-    UNFINISHED = "unfinished"  # half-written files, multipart uploads that nobody completed
-    SCRATCH = "scratch"  # on this node's disk: of processes that were killed
-    WEIGHTS = "weights"  # on this node's disk: copies that nobody has used for the grace period
+    UNNAMED = "unnamed"  # of a result: stored by an attempt that was killed or committed second, or withdrawn
+    CHECKPOINT = "checkpoint"  # motion frames, from which the next window of a segment would start, of finished segments
+    UNFINISHED = "unfinished"  # partial files, and multipart uploads that were not completed
+    SCRATCH = "scratch"  # scratch folders of killed processes on this node's disk
+    WEIGHTS = "weights"  # copies of weights on this node's disk, not used for the grace period
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Something that was taken away, or would be."""
+    """Files that were removed, or would be."""
 
-    kind: Kind
-    place: str  # a name under the root, a URI, or a path on this node
+    kind: GarbageKind
+    location: str  # a name under the storage root, a URI, or a path on this node
     files: int
     bytes: int
 
 
-def sweep(storage: Storage, grace_seconds: float, *, checkpoints: bool, dry_run: bool) -> Iterator[Garbage]:
-    """Everything older than the grace period that nobody needs, taken away as it is given, unless it is a dry run.
+def collect_garbage(storage: Storage, grace_seconds: float, *, checkpoints: bool, dry_run: bool) -> Iterator[Garbage]:
+    """Yields all garbage older than the grace period, removing it unless it is a dry run.
 
-    `checkpoints`: also what segments that are done would need to be made anew from one of their windows on. Memory does not grow with
-    the number of files. Raises ConfigError or Transient where the storage fails; what is left is found the next time.
+    `checkpoints`: also the window checkpoints of finished segments, which only a forced rerun of some of their windows needs. Memory does not
+    grow with the number of files. Raises ConfigError or Transient if the storage fails; the next collection finds what is left.
     """
     before = storage.now() - grace_seconds
-    yield from _sweep_results(storage, before, checkpoints, dry_run)
-    for write in storage.unfinished():
-        if write.time < before:
+    yield from _collect_results(storage, before, checkpoints, dry_run)
+    for upload in storage.unfinished_uploads():
+        if upload.time < before:
             if not dry_run:
-                storage.discard(write)
-            yield Garbage(Kind.UNFINISHED, write.path, 1, write.bytes)
-    yield from _sweep_node(storage, time.time() - grace_seconds, dry_run)
+                storage.abort_upload(upload)
+            yield Garbage(GarbageKind.UNFINISHED, upload.path, 1, upload.bytes)
+    yield from _collect_node(storage, time.time() - grace_seconds, dry_run)
 
 
-def _sweep_results(storage: Storage, before: float, checkpoints: bool, dry_run: bool) -> Iterator[Garbage]:
-    places = (f"cas/{stage}/{fan}" for stage in storage.list("cas") for fan in storage.list(f"cas/{stage}"))
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        while some := list(islice(places, AT_ONCE)):
-            for swept in threads.map(lambda place: list(_sweep_place(storage, place, before, checkpoints, dry_run)), some):
-                yield from swept
+def _collect_results(storage: Storage, before: float, checkpoints: bool, dry_run: bool) -> Iterator[Garbage]:
+    folders = (f"cas/{stage}/{prefix}" for stage in storage.list("cas") for prefix in storage.list(f"cas/{stage}"))
+    with ThreadPoolExecutor(FOLDERS_AT_ONCE) as threads:
+        while batch := list(islice(folders, FOLDERS_AT_ONCE)):
+            for found in threads.map(lambda folder: list(_collect_folder(storage, folder, before, checkpoints, dry_run)), batch):
+                yield from found
 
 
-def _sweep_place(storage: Storage, place: str, before: float, checkpoints: bool, dry_run: bool) -> Iterator[Garbage]:
-    """One of the 256 folders of a stage."""
-    for key, found in groupby(storage.scan(place), lambda file: file.name.partition("/")[0]):
-        files = [Found(file.name.partition("/")[2], file.bytes, file.time) for file in found]
+def _collect_folder(storage: Storage, folder: str, before: float, checkpoints: bool, dry_run: bool) -> Iterator[Garbage]:
+    """Garbage in one of the 256 folders of a stage."""
+    for key, listed in groupby(storage.scan(folder), lambda file: file.name.partition("/")[0]):
+        files = [ListedFile(file.name.partition("/")[2], file.bytes, file.time) for file in listed]
         if any(file.time >= before for file in files):
             continue
-        home = f"{place}/{key}"
-        for kind, attempt, surplus in _surplus(storage, home, files, checkpoints):
+        result = f"{folder}/{key}"
+        for kind, attempt, unneeded in _unneeded_files(storage, result, files, checkpoints):
             if not dry_run:
-                for file in surplus:
-                    storage.delete(f"{home}/{file.name}")
-                storage.tidy(f"{home}/{attempt}")
-            yield Garbage(kind, f"{home}/{attempt}", len(surplus), sum(file.bytes for file in surplus))
+                for file in unneeded:
+                    storage.delete(f"{result}/{file.name}")
+                storage.remove_empty_folders(f"{result}/{attempt}")
+            yield Garbage(kind, f"{result}/{attempt}", len(unneeded), sum(file.bytes for file in unneeded))
 
 
-def _surplus(storage: Storage, home: str, files: Sequence[Found], checkpoints: bool) -> Iterator[tuple[Kind, str, list[Found]]]:
-    """What of the files of one result is not needed, by attempt."""
-    attempts: dict[str, list[Found]] = defaultdict(list)
+def _unneeded_files(
+    storage: Storage, result: str, files: Sequence[ListedFile], checkpoints: bool
+) -> Iterator[tuple[GarbageKind, str, list[ListedFile]]]:
+    """Of the files of one result those that are not needed, by attempt."""
+    attempts: dict[str, list[ListedFile]] = defaultdict(list)
     entries: list[str] = []
     for file in files:
         attempt, _, rest = file.name.partition("/")
@@ -100,24 +102,24 @@ def _surplus(storage: Storage, home: str, files: Sequence[Found], checkpoints: b
             entries.append(file.name)
     last = last_entries(entries)
     if len(attempts) == 1 and "_commit.json" in last and len(last) == len(entries) and not checkpoints:
-        return  # the rule: one attempt made it, and nobody has had to come back; not worth a request per result
+        return  # the usual case: one attempt and no withdrawal, so reading its commit is not worth a request
     if not attempts:
         return
-    named = {name: _named(storage.read(f"{home}/{name}"), home) for name in last}
-    if unread := [name for name, names in named.items() if names is None]:
-        log.warning("%s: %s cannot be read, so nothing is known of the files there, and they are left", home, ", ".join(unread))
+    named = {name: _named_files(storage.read(f"{result}/{name}"), result) for name in last}
+    if unreadable := [name for name, names in named.items() if names is None]:
+        log.warning("%s: %s cannot be read, so it is unknown which files are needed; all are kept", result, ", ".join(unreadable))
         return
     needed = {name for names in named.values() for name in names or ()}
-    done = next((names for name, names in named.items() if name.startswith("_commit") and names), None)
-    for attempt, kept in attempts.items():
-        if unnamed := [file for file in kept if file.name not in needed]:
-            yield Kind.UNNAMED, attempt, unnamed
-        if checkpoints and done and (spent := [file for file in kept if file.name in needed - done]):
-            yield Kind.CHECKPOINT, attempt, spent
+    committed = next((names for name, names in named.items() if name.startswith("_commit") and names), None)
+    for attempt, stored in attempts.items():
+        if unnamed := [file for file in stored if file.name not in needed]:
+            yield GarbageKind.UNNAMED, attempt, unnamed
+        if checkpoints and committed and (spent := [file for file in stored if file.name in needed - committed]):
+            yield GarbageKind.CHECKPOINT, attempt, spent
 
 
 def last_entries(names: Iterable[str]) -> list[str]:
-    """Of each chain of the ledger the entry that holds, and whatever is no entry of a chain."""
+    """The last entry of each chain of the ledger, and every file that is not an entry of a chain."""
     chains: dict[str, tuple[int, str]] = {}
     for name in names:
         match = ENTRY.fullmatch(name)
@@ -126,19 +128,20 @@ def last_entries(names: Iterable[str]) -> list[str]:
     return [name for _, name in chains.values()]
 
 
-def _named(entry: bytes | None, home: str) -> set[str] | None:
-    """The files under `home` that an entry speaks of, whatever its record looks like; None where it makes no sense.
+def _named_files(entry: bytes | None, result: str) -> set[str] | None:
+    """The files of the result that an entry names, whatever its record type; None if it cannot be read.
 
-    Places are told by their end: the same root may be mounted elsewhere on another node.
+    Only the end of a URI counts, since the storage root may be mounted elsewhere on another node.
     """
     try:
-        told = json.loads(entry or b"")
+        content = json.loads(entry or b"")
     except ValueError:
         return None
-    return {text.partition(f"{home}/")[2] for text in _texts(told) if f"{home}/" in text} if isinstance(told, dict) else None
+    return {text.partition(f"{result}/")[2] for text in _texts(content) if f"{result}/" in text} if isinstance(content, dict) else None
 
 
 def _texts(value: Any) -> Iterator[str]:
+    """Every string in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -146,18 +149,18 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _sweep_node(storage: Storage, before: float, dry_run: bool) -> Iterator[Garbage]:
-    """Other nodes see to their scratch folders with their next call."""
-    for folder in abandoned(Path(storage.settings.cache) / "calls"):
-        yield _swept(Kind.SCRATCH, folder)
+def _collect_node(storage: Storage, before: float, dry_run: bool) -> Iterator[Garbage]:
+    """Garbage on this node's disk. On other nodes the next stage call removes scratch folders."""
+    for folder in orphaned_folders(Path(storage.settings.cache) / "calls"):
+        yield _folder_garbage(GarbageKind.SCRATCH, folder)
         if not dry_run:
-            remove(folder)
+            remove_scratch(folder)
     for copy in unused_copies(copies_folder(storage), before):
-        yield _swept(Kind.WEIGHTS, copy)
+        yield _folder_garbage(GarbageKind.WEIGHTS, copy)
         if not dry_run:
             remove_copy(copy)
 
 
-def _swept(kind: Kind, folder: Path) -> Garbage:
+def _folder_garbage(kind: GarbageKind, folder: Path) -> Garbage:
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return Garbage(kind, str(folder), len(sizes), sum(sizes))

@@ -1,4 +1,4 @@
-"""What has been done, and by which attempt: the commits of stage results. Nothing else is believed."""
+"""The ledger: which stage results are committed, and by which attempt. A result without a commit does not count."""
 
 import json
 import logging
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import BadInput, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -18,86 +20,86 @@ CHECKS_AT_ONCE = 16
 
 
 def folder_of(stage: str, key: str) -> str:
-    """Where everything about a result lies; 256 ways so that listing and load spread."""
+    """The folder of a result, under the storage root. 256 parent folders per stage spread listings and load."""
     return f"cas/{stage}/{key[:2]}/{key}"
 
 
 class Ledger:
-    """Commits in create-only files: a chain `_commit.json`, `_commit.1.json`, ... per result, in which the last entry holds.
+    """Commits in create-only files: a chain `_commit.json`, `_commit.1.json`, ... per result. The last entry of a chain is valid.
 
-    An entry is a record, or the withdrawal of what was there. It is followed by another where it is withdrawn, cannot be read, or names files that
-    have gone. Entries are never changed or deleted: without one of them what follows it would not be found.
+    An entry holds a record, or withdraws the entry before. Another entry follows if it is withdrawn, cannot be read, or names files that no
+    longer exist. Entries are never changed or deleted: a reader would not find the entries after a missing one.
 
-    Files lie under the attempt that made them and are never overwritten, so it does not matter who wins: any commit is whole. A loser takes
-    the winner's record and leaves its own files where they are, since on a server that does not create exclusively (Swift) a reader
-    may have been told of them already.
+    Files are stored under the attempt that made them and are never overwritten, so every commit is complete, whichever attempt is first. A later
+    attempt adopts the record of the first one. It leaves its own files in place, since on a server that does not create exclusively (Swift) a
+    reader may have got its record already.
 
-    `part` is the number of a piece of the result, committed while the whole is still being made: `_window.00003.json` and its chain.
+    `part` is the number of a part of the result that is committed before the whole: `_window.00003.json` and its chain.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     def find(self, stage: str, key: str, type_: Any, part: int | None = None) -> Any | None:
-        """The committed record of the given type; None where there is no sound one."""
-        last = self._last(stage, key, part, 0)[1]
-        return None if last is None else self._sound(last, type_, _about(stage, key, part))
+        """The committed record of the given type; None if there is none, or if it is invalid."""
+        last = self._last_entry(stage, key, part, 0)[1]
+        return None if last is None else self._valid_record(last, type_, _label(stage, key, part))
 
     def commit(self, stage: str, key: str, attempt: str, record: Any, part: int | None = None) -> Any:
-        """The record that holds for this key from now on: the given one, or that of whoever was first."""
+        """Commits the record unless another attempt has committed one. Returns the record that is valid from now on."""
         type_ = _type_of(record)
-        entry = {"attempt": attempt, **_now(), "record": TypeAdapter(type_).dump_python(record, mode="json")}
+        entry = {"attempt": attempt, **_timestamp(), "record": _adapter(type_).dump_python(record, mode="json")}
         generation = 0
         while True:
-            generation, last = self._last(stage, key, part, generation)
-            other = None if last is None else self._sound(last, type_, _about(stage, key, part))
+            generation, last = self._last_entry(stage, key, part, generation)
+            other = None if last is None else self._valid_record(last, type_, _label(stage, key, part))
             if other is not None:
-                log.info("%s was committed by another attempt; its result is taken", _about(stage, key, part))
+                log.info("%s was committed by another attempt; its record is adopted", _label(stage, key, part))
                 return other
             if self._storage.create(_name(stage, key, part, generation), _json(entry)):
                 return record
 
-    def withdraw(self, stage: str, key: str, type_: Any, reason: str, part: int | None = None, *, once: str = "") -> bool:
-        """Lets nobody find the record any more that is found now, so that it is made anew. False where there is none.
+    def withdraw(self, stage: str, key: str, type_: Any, reason: str, part: int | None = None, *, withdrawal: str = "") -> bool:
+        """Withdraws the committed record, so that the result is made again. Returns whether it did; False if there is no record.
 
-        `once`: a name under which this is done a single time, and noted also where there is nothing yet: what has been made since then stays,
-        and it is False.
+        `withdrawal`: an id under which a result is withdrawn at most once. It is also noted if there is no record. If the chain holds it
+        already, records committed since then stay, and the result is False.
         """
-        entry = {**_now(), "withdrawn": reason, **({"once": once} if once else {})}
+        entry = {**_timestamp(), "withdrawn": reason, **({"once": withdrawal} if withdrawal else {})}
         generation = 0
         while True:
-            generation, last = self._last(stage, key, part, generation)
-            if once and self.has_withdrawn(stage, key, part, once=once):
+            generation, last = self._last_entry(stage, key, part, generation)
+            if withdrawal and self.has_withdrawn(stage, key, part, withdrawal=withdrawal):
                 return False
-            if not once and (last is None or self._sound(last, type_, _about(stage, key, part)) is None):
+            if not withdrawal and (last is None or self._valid_record(last, type_, _label(stage, key, part)) is None):
                 return False
             if self._storage.create(_name(stage, key, part, generation), _json(entry)):
                 return True
 
-    def has_withdrawn(self, stage: str, key: str, part: int | None = None, *, once: str) -> bool:
-        """Whether something was withdrawn here under that name."""
-        generation = self._last(stage, key, part, 0)[0]
-        return any(self._once(_name(stage, key, part, earlier)) == once for earlier in range(generation))
+    def has_withdrawn(self, stage: str, key: str, part: int | None = None, *, withdrawal: str) -> bool:
+        """Whether the chain holds a withdrawal with that id."""
+        generation = self._last_entry(stage, key, part, 0)[0]
+        return any(self._withdrawal_id(_name(stage, key, part, earlier)) == withdrawal for earlier in range(generation))
 
-    def _once(self, name: str) -> str | None:
-        """The name under which an entry withdraws what was there, if it has one."""
+    def _withdrawal_id(self, name: str) -> str | None:
+        """The id of the withdrawal in an entry, if it has one."""
         try:
-            told = json.loads(self._storage.read(name) or b"")
+            entry = json.loads(self._storage.read(name) or b"")
         except ValueError:
             return None
-        return told.get("once") if isinstance(told, dict) else None
+        return entry.get("once") if isinstance(entry, dict) else None
 
-    def _last(self, stage: str, key: str, part: int | None, generation: int) -> tuple[int, bytes | None]:
-        """The number of the chain's next entry, and what the last one says; `generation`: one at or before the end."""
+    def _last_entry(self, stage: str, key: str, part: int | None, generation: int) -> tuple[int, bytes | None]:
+        """The number of the chain's next entry, and the bytes of its last. `generation`: where to begin, at most the number of entries."""
         last = None if generation == 0 else self._storage.read(_name(stage, key, part, generation - 1))
         while (data := self._storage.read(_name(stage, key, part, generation))) is not None:
             last = data
             generation += 1
         return generation, last
 
-    def _sound(self, data: bytes, type_: Any, about: str) -> Any | None:
-        """The record of an entry, if it still means what it says and its files are there."""
-        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+    def _valid_record(self, data: bytes, type_: Any, label: str) -> Any | None:
+        """The record of an entry; None if it is withdrawn, cannot be read, or names files that do not exist as they were stored."""
+        adapter = _adapter(type_)
         try:
             entry = json.loads(data)
             if "withdrawn" in entry:
@@ -105,37 +107,50 @@ class Ledger:
             stored = entry["record"]
             record = adapter.validate_json(json.dumps(stored), strict=True)
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            log.warning("%s: the commit cannot be read and is passed over: %s", about, error)
+            log.warning("%s: the commit is ignored because it cannot be read: %s", label, error)
             return None
         if adapter.dump_python(record, mode="json") != stored:
-            log.warning("%s: the commit is of another version of its record and is passed over", about)
+            log.warning("%s: the commit is ignored because it holds another version of its record", label)
             return None
-        for gone in self._gone(record):
-            log.warning("%s: the commit is passed over: %s", about, gone)
+        with ThreadPoolExecutor(CHECKS_AT_ONCE) as threads:
+            problems = [problem for problem in threads.map(self._file_problem, sorted(set(_files(record)))) if problem]
+        if problems:
+            log.warning("%s: the commit is ignored: %s", label, problems[0])
             return None
         return record
 
-    def _gone(self, record: Any) -> list[str]:
-        files = sorted(set(_files(record)))
-        with ThreadPoolExecutor(CHECKS_AT_ONCE) as threads:
-            found = threads.map(lambda file: self._storage.stat(file[0]), files)
-            return [
-                f"{uri} is not there" if stat is None else f"{uri} has {stat.bytes} bytes where {size} were kept"
-                for (uri, size), stat in zip(files, found, strict=True)
-                if stat is None or stat.bytes != size
-            ]
+    def _file_problem(self, file: tuple[str, int]) -> str:
+        """Why a file, given by URI and size, is not the one that was stored; empty if it is."""
+        uri, size = file
+        try:
+            stat = self._storage.stat(uri)
+        except BadInput as error:  # an empty or unprintable URI: the entry is damaged
+            return str(error)
+        except ConfigError as error:
+            if uri.startswith(f"{self._storage.root}/"):
+                raise
+            return str(error)  # an unknown scheme, or a location that this run was not configured for
+        if stat is None:
+            return f"{uri} does not exist"
+        return "" if stat.bytes == size else f"{uri} has {stat.bytes} bytes; wanted {size}"
+
+
+@lru_cache(maxsize=256)
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    """Built once per type: that takes up to a millisecond, and a large run looks up hundreds of thousands of results."""
+    return TypeAdapter(type_)
 
 
 def _name(stage: str, key: str, part: int | None, generation: int) -> str:
-    what = "_commit" if part is None else f"_window.{part:05d}"
-    return f"{folder_of(stage, key)}/{what}{f'.{generation}' if generation else ''}.json"
+    chain = "_commit" if part is None else f"_window.{part:05d}"
+    return f"{folder_of(stage, key)}/{chain}{f'.{generation}' if generation else ''}.json"
 
 
-def _about(stage: str, key: str, part: int | None) -> str:
+def _label(stage: str, key: str, part: int | None) -> str:
     return f"{stage} {key}" if part is None else f"{stage} {key} window {part}"
 
 
-def _now() -> dict[str, str]:
+def _timestamp() -> dict[str, str]:
     return {"time": datetime.now(UTC).isoformat()}
 
 
@@ -144,21 +159,21 @@ def _json(entry: dict[str, Any]) -> bytes:
 
 
 def _files(record: Any) -> Iterator[tuple[str, int]]:
-    """Place and size of every file a record speaks of, however deep: whatever has a `uri` and `bytes`."""
+    """URI and size of every file that a record names at any depth: of every dataclass with the fields `uri` and `bytes`."""
     if isinstance(record, tuple | list):
         for item in record:
             yield from _files(item)
     elif isinstance(record, dict):
         yield from _files(tuple(record.values()))
     elif is_dataclass(record) and not isinstance(record, type):
-        parts = {field.name: getattr(record, field.name) for field in fields(record)}
-        if "uri" in parts and "bytes" in parts:
-            yield parts["uri"], parts["bytes"]
-        yield from _files(tuple(parts.values()))
+        values = {field.name: getattr(record, field.name) for field in fields(record)}
+        if "uri" in values and "bytes" in values:
+            yield values["uri"], values["bytes"]
+        yield from _files(tuple(values.values()))
 
 
 def _type_of(record: Any) -> Any:
-    """The type to read a record back with."""
+    """The type with which a record is read back."""
     if isinstance(record, tuple):
         return tuple[type(record[0]), ...] if record else tuple[()]  # type: ignore[misc]
     return type(record)

@@ -1,9 +1,9 @@
-"""The run log: what was asked, what happened, what failed, how it ended. The driver is its only writer; `dub status` and `dub rerun` read it.
+"""The run log: how a run was started, its events, its dead letters, how it ended. Only the driver writes it; `dub status` and `dub rerun` read it.
 
-runs/<id>/run.json             what was asked
-runs/<id>/events/000000.parquet, ...   what happened, a page every few seconds, bound together as they become many
+runs/<id>/run.json             how the run was started: configuration, overrides, jobs
+runs/<id>/events/000000.parquet, ...   events, a page every few seconds; the pages are merged as they become many
 runs/<id>/dead/<job>.json      a dead letter per failed job
-runs/<id>/summary.json         how it ended; not there while it goes on, or where the driver was killed
+runs/<id>/summary.json         how the run ended; does not exist while it goes on, or if the driver was killed
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
 from infinitedub.pipeline.state import event_pages
-from infinitedub.pipeline.state.event_pages import Page
+from infinitedub.pipeline.state.event_pages import EventPage, UnreadablePage
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
 FLUSH_EVENTS = 5000
-AT_ONCE = 16
+REQUESTS_AT_ONCE = 16
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a job."""
+    """One event of a job."""
 
     time: float  # seconds since 1970
     job: str
@@ -48,47 +48,47 @@ class Event:
     detail: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "detail", legible(self.detail))
+        object.__setattr__(self, "detail", printable(self.detail))
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Why a job got no film, and how to try it alone."""
+    """Why a job has no film, and the command that repeats it alone."""
 
     job: str
     stage: str
     segment: int | None
-    kind: str  # of failure: whether the input, the storage, a worker or the code is to blame
+    kind: str  # the failure class, such as input, transient or code
     reason: str
     attempts: int
     trace: str  # the end of the traceback
-    repro: str  # a command
+    repro: str  # a command that repeats the job
 
     def __post_init__(self) -> None:
         for name in ("reason", "trace"):
-            object.__setattr__(self, name, legible(getattr(self, name)))
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
 
 class RunLog:
-    """Takes events at once and writes them in the background, so that a slow server does not slow the run. Leaving its `with` writes the rest, if
-    the storage takes it: `finish` has told of it where it does not."""
+    """Queues events and writes them in a background thread, so that a slow server does not slow the run down. Leaving its `with` block writes
+    the remaining ones; if the storage fails then, that is only logged, since `finish` raises the error."""
 
     def __init__(self, storage: Storage, run: str) -> None:
         self.run = run
         self._folder = f"runs/{run}/events"
         self._storage = storage
         self._events: list[Event] = []
-        self._letters: list[DeadLetter] = []  # that the storage has refused so far
-        self._pages: list[tuple[Page, int]] = []  # with their bytes
-        self._spent: list[Page] = []  # that are bound into others, and to be deleted
-        self._closed = False
+        self._letters: list[DeadLetter] = []  # not written yet
+        self._pages: list[tuple[EventPage, int]] = []  # with their sizes in bytes
+        self._merged: list[EventPage] = []  # into others, and to be deleted
+        self._closed = self._discarded = False
         self._changed = Condition()
-        self._writer = Thread(target=self._write_on, name="run log", daemon=True)
+        self._writer = Thread(target=self._write_loop, name="run log", daemon=True)
         self._writer.start()
 
     @classmethod
     def begin(cls, storage: Storage, record: Mapping[str, Any]) -> Self:
-        """A new run, such as 20261121-070512-3fa2: date, time in UTC, and the fraction of the second in hex, so that ids sort by age."""
+        """Starts a run. Its id, such as 20261121-070512-3fa2, is the date, the UTC time and the fraction of the second in hex, so ids sort by age."""
         while True:
             now = datetime.now(UTC)
             run = f"{now:%Y%m%d-%H%M%S}-{now.microsecond * 65536 // 1_000_000:04x}"
@@ -105,91 +105,109 @@ class RunLog:
             log.warning("run %s: %d events and %d dead letters are not in its log: %s", self.run, len(self._events), len(self._letters), failure)
 
     def event(self, event: Event) -> None:
-        """Notes it down; it is in the storage a few seconds later."""
+        """Queues an event; it is written a few seconds later."""
         with self._changed:
             self._events.append(event)
             if len(self._events) >= FLUSH_EVENTS:
                 self._changed.notify()
 
     def dead_letter(self, letter: DeadLetter) -> None:
-        """Writes it at once; where the storage fails it waits with the events."""
+        """Writes a dead letter immediately; if the storage fails, it is written with the next events."""
         try:
-            self._send(letter)
+            self._put_letter(letter)
         except (Transient, ConfigError) as error:
-            log.warning("run %s: the dead letter of %s waits for the storage: %s", self.run, letter.job, error)
+            log.warning("run %s: the dead letter of %s is not written yet: %s", self.run, letter.job, error)
             with self._changed:
                 self._letters.append(letter)
 
     def dead_letters(self, letters: Iterable[DeadLetter]) -> None:
-        """Writes them with the events."""
+        """Writes dead letters with the next events."""
         with self._changed:
             self._letters += letters
 
-    def _send(self, letter: DeadLetter) -> None:
+    def _put_letter(self, letter: DeadLetter) -> None:
         self._storage.put(f"runs/{self.run}/dead/{_file_name(letter.job)}", _json(asdict(letter)))
 
-    def discard(self) -> None:
-        """Removes the run from the log, as if it had never begun: nothing was started. `run.json` goes last."""
-        self.close()
-        home = f"runs/{self.run}"
-        for folder in (f"{home}/events", f"{home}/dead"):
-            for name in self._storage.list(folder):
-                self._storage.delete(f"{folder}/{name}")
-            self._storage.tidy(folder)
-        self._storage.delete(f"{home}/run.json")
-        self._storage.tidy(home)
-
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes what is left, and how it ended. Raises Transient or ConfigError where the storage fails to the last."""
+        """Writes the remaining events and the summary. Raises Transient or ConfigError if the storage still fails."""
         self.close()
         self._storage.put(f"runs/{self.run}/summary.json", _json({"run": self.run, "ended": datetime.now(UTC).isoformat(), **summary}))
         try:
-            self._bind(ended=True)
-        except (Transient, ConfigError) as error:  # they can be read as they are
-            log.warning("run %s: its pages stay unbound: %s", self.run, error)
+            self._merge_pages(ended=True)
+        except Exception as error:  # noqa: BLE001 - the log is complete; readers read unmerged pages as well
+            log.warning("run %s: its pages are not merged: %s", self.run, error)
+
+    def discard(self) -> None:
+        """Removes the run completely, for a run that was refused before it began. `run.json` goes last: until then the run can be listed.
+
+        If the storage fails, that is only logged, since the run ends with the error that refused it.
+        """
+        self._discarded = True
+        self._stop_writer()
+        folder = f"runs/{self.run}"
+        try:
+            for name in [*(f"{part}/{file}" for part in ("events", "dead") for file in self._storage.list(f"{folder}/{part}")), "summary.json"]:
+                self._storage.delete(f"{folder}/{name}")
+            for part in ("events", "dead"):
+                self._storage.remove_empty_folders(f"{folder}/{part}")
+            self._storage.delete(f"{folder}/run.json")
+            self._storage.remove_empty_folders(folder)
+        except (Transient, ConfigError) as error:
+            log.warning("run %s was refused, but its log could not be removed: %s", self.run, error)
 
     def close(self) -> None:
-        """Writes what is left. Raises Transient or ConfigError where the storage fails to the last."""
+        """Writes the remaining events. Raises Transient or ConfigError if the storage still fails."""
+        self._stop_writer()
+        self._flush()
+
+    def _stop_writer(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._writer.join()
-        self._flush()
 
-    def _write_on(self) -> None:
+    def _write_loop(self) -> None:
         while not self._closed:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or len(self._events) >= FLUSH_EVENTS, FLUSH_SECONDS)
             try:
                 self._flush()
-                self._bind(ended=False)
-            except (Transient, ConfigError) as error:
-                log.warning("run %s: %d events and %d pages wait for the storage: %s", self.run, len(self._events), len(self._pages), error)
+                self._merge_pages(ended=False)
+            except Exception as error:  # noqa: BLE001 - the thread must live: events queued later are written by no one else
+                log.warning("run %s: %d events are not written yet: %s: %s", self.run, len(self._events), type(error).__name__, error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, FLUSH_SECONDS)
 
     def _flush(self) -> None:
+        if self._discarded:
+            return
         with self._changed:
             events, letters = list(self._events), list(self._letters)
         if events:
             columns = {field.name: [getattr(event, field.name) for event in events] for field in fields(Event)}
             number = self._pages[-1][0].stop if self._pages else 0
-            self._pages.append(event_pages.write(self._storage, self._folder, number, columns))
+            self._pages.append(event_pages.write_page(self._storage, self._folder, number, columns))
             with self._changed:
                 del self._events[: len(events)]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            list(threads.map(self._send, letters))
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+            list(threads.map(self._put_letter, letters))
         with self._changed:
             del self._letters[: len(letters)]
 
-    def _bind(self, *, ended: bool) -> None:
-        while several := event_pages.to_bind(self._pages, ended=ended):
-            bound = event_pages.bind(self._storage, self._folder, several)
-            self._spent += several
-            self._pages = sorted([*(kept for kept in self._pages if kept[0] not in several), bound])
-        while self._spent:
-            self._storage.delete(f"{self._folder}/{self._spent[-1].name}")
-            self._spent.pop()
+    def _merge_pages(self, *, ended: bool) -> None:
+        while pages := event_pages.pages_to_merge(self._pages, ended=ended):
+            try:
+                merged = event_pages.merge_pages(self._storage, self._folder, pages)
+            except UnreadablePage as error:
+                log.warning("run %s: %s; it is left as it is", self.run, error)
+                # As a page of full size it is not merged again.
+                self._pages = [(page, event_pages.MERGED_BYTES + 1 if page == error.page else size) for page, size in self._pages]
+                continue
+            self._merged += pages
+            self._pages = sorted([*(kept for kept in self._pages if kept[0] not in pages), merged])
+        while self._merged:
+            self._storage.delete(f"{self._folder}/{self._merged[-1].name}")
+            self._merged.pop()
 
 
 def runs(storage: Storage) -> list[str]:
@@ -198,63 +216,63 @@ def runs(storage: Storage) -> list[str]:
 
 
 def latest_run(storage: Storage) -> str | None:
-    """Id of the run begun last, if there is one; a folder in which nothing was asked is that of a driver killed in its first instant."""
+    """Id of the run that was started last; None if there is none. A folder without run.json is that of a driver killed while it started."""
     return next((run for run in reversed(runs(storage)) if storage.read(f"runs/{run}/run.json") is not None), None)
 
 
 def read_run(storage: Storage, run: str) -> dict[str, Any]:
-    """What was asked. Raises BadInput for an unknown run."""
-    data = storage.read(f"runs/{_known(run)}/run.json")
+    """How the run was started. Raises BadInput for an unknown run."""
+    data = storage.read(f"runs/{_checked_id(run)}/run.json")
     if data is None:
         raise BadInput(f"there is no run {run} under {storage.root}; the latest are: {', '.join(runs(storage)[-5:]) or 'none'}")
     return cast(dict[str, Any], json.loads(data))
 
 
 def read_summary(storage: Storage, run: str) -> dict[str, Any] | None:
-    """How it ended; None while it goes on, or where its driver was killed."""
-    data = storage.read(f"runs/{_known(run)}/summary.json")
+    """How the run ended; None while it goes on, or if its driver was killed."""
+    data = storage.read(f"runs/{_checked_id(run)}/summary.json")
     return None if data is None else cast(dict[str, Any], json.loads(data))
 
 
 def read_table(storage: Storage, run: str, columns: list[str] | None = None) -> "pa.Table":
-    """What happened so far, in order, without an object for each event: the columns asked for, by default all of `Event`."""
-    return event_pages.read(storage, f"runs/{_known(run)}/events", columns)
+    """The events so far, in order, as an Arrow table with the given columns, by default all of `Event`."""
+    return event_pages.read_pages(storage, f"runs/{_checked_id(run)}/events", columns)
 
 
 def read_events(storage: Storage, run: str) -> list[dict[str, Any]]:
-    """What happened so far, in order; keys as in `Event`. For runs of hundreds of thousands of segments rather `read_table`."""
+    """The events so far, in order; keys as in `Event`. For runs of hundreds of thousands of segments use `read_table`."""
     return cast(list[dict[str, Any]], read_table(storage, run).to_pylist())
 
 
-def read_dead(storage: Storage, run: str) -> list[DeadLetter]:
-    """The dead letters, by job."""
-    return [DeadLetter(**json.loads(letter)) for letter in _read_all(storage, f"runs/{_known(run)}/dead")]
+def read_dead_letters(storage: Storage, run: str) -> list[DeadLetter]:
+    """The dead letters, sorted by job."""
+    return [DeadLetter(**json.loads(letter)) for letter in _read_all(storage, f"runs/{_checked_id(run)}/dead")]
 
 
 def _read_all(storage: Storage, folder: str) -> list[bytes]:
     names = storage.list(folder)
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
         found = threads.map(lambda name: storage.read(f"{folder}/{name}"), names)
         return [data for data in found if data is not None]
 
 
-def legible(text: str) -> str:
-    """Text that can be written and shown anywhere: bytes of a file name or a server's answer that are no UTF-8 are told by their escapes."""
+def printable(text: str) -> str:
+    """Text that can be encoded as UTF-8: bytes of a file name or of a server's response that are not UTF-8 become backslash escapes."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _json(record: Mapping[str, Any]) -> bytes:
-    """Bytes of a command line that are no UTF-8 come back as they were: their escapes are JSON's, too."""
+    """Bytes of a command line that are not UTF-8 survive a round trip, since their backslash escapes are JSON escapes too."""
     return json.dumps(record, indent=1, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def _file_name(job: str) -> str:
-    """Ids are checked when the catalogue is read; this holds whoever calls."""
+    """Safe for any job id, although the catalogue allows only safe ones."""
     return f"{quote(job, safe='')}.json"
 
 
-def _known(run: str) -> str:
-    """The id, which may come from a command line, if it is safe as part of a name."""
+def _checked_id(run: str) -> str:
+    """The id, which may come from the command line. Raises BadInput unless it can be part of a path."""
     if not RUN_ID.fullmatch(run):
-        raise BadInput(f"{run!r} is not the id of a run; they look like 20261121-070512-3fa2")
+        raise BadInput(f"{run!r} is not the id of a run; wanted one such as 20261121-070512-3fa2")
     return run

@@ -1,4 +1,4 @@
-"""How the jobs of a run stand, counted from its log: an object for each job, not for each event."""
+"""`dub status`: the state of every job of a run, computed from the run log. Memory grows with the jobs, not with the events."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,30 +9,30 @@ from infinitedub.pipeline.storage.storage import Storage
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What the log says of one job."""
+    """The state of one job."""
 
     state: str = "waiting"  # waiting | running | done | failed
-    stage: str = ""  # the one it was last heard of in
+    stage: str = ""  # of its last event
     segments: int = 0
     windows: int = 0
-    made: int = 0  # stage calls that ended well
-    reused: int = 0
-    seconds: float = 0.0  # that stages worked
+    made: int = 0  # stage calls that succeeded
+    reused: int = 0  # stage results that were committed already
+    seconds: float = 0.0  # sum over its stage calls
 
 
 def job_statuses(storage: Storage, run: str, jobs: Iterable[str]) -> dict[str, JobStatus]:
-    """How each of the jobs stands, in their order, and then those that only the log knows."""
+    """The status of each of the jobs, in their order, followed by jobs that only the log knows."""
     import pyarrow.compute as pc
 
     table = read_table(storage, run, ["job", "segment", "stage", "what", "seconds"])
     what = table["what"]
-    for name, said in (("windows", "window"), ("made", "finished"), ("reused", "reused"), ("done", "job_done"), ("failed", "job_failed")):
-        table = table.append_column(name, pc.equal(what, said).cast("int64"))
+    for name, kind in (("windows", "window"), ("made", "finished"), ("reused", "reused"), ("done", "job_done"), ("failed", "job_failed")):
+        table = table.append_column(name, pc.equal(what, kind).cast("int64"))
     table = table.append_column("worked", pc.if_else(pc.equal(what, "finished"), table["seconds"], None))
     sums = [(name, "sum") for name in ("windows", "made", "reused", "done", "failed", "worked")]
     counted = table.group_by("job").aggregate([("segment", "count_distinct"), *sums])
-    placed = table.filter(pc.not_equal(table["stage"], "")).group_by("job", use_threads=False).aggregate([("stage", "last")])
-    stage = dict(zip(placed["job"].to_pylist(), placed["stage_last"].to_pylist(), strict=True))
+    last_stages = table.filter(pc.not_equal(table["stage"], "")).group_by("job", use_threads=False).aggregate([("stage", "last")])
+    stage = dict(zip(last_stages["job"].to_pylist(), last_stages["stage_last"].to_pylist(), strict=True))
     found = {
         row["job"]: JobStatus(
             state="failed" if row["failed_sum"] else "done" if row["done_sum"] else "running",
@@ -49,7 +49,7 @@ def job_statuses(storage: Storage, run: str, jobs: Iterable[str]) -> dict[str, J
 
 
 def done_jobs(storage: Storage, run: str) -> set[str]:
-    """Ids of the jobs whose films are there."""
+    """Ids of the jobs whose films were delivered."""
     import pyarrow.compute as pc
 
     table = read_table(storage, run, ["job", "what"])

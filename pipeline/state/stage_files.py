@@ -1,4 +1,4 @@
-"""Storage as one call of one stage sees it."""
+"""`StageFiles`: the files of one stage call, fetched from and stored in the storage."""
 
 import re
 from contextlib import ExitStack
@@ -9,11 +9,11 @@ from typing import Self, TypeVar
 from uuid import uuid4
 
 from infinitedub.pipeline.state.ledger import Ledger, folder_of
-from infinitedub.pipeline.storage.artifact_cache import Cache, sha256_of, verify
+from infinitedub.pipeline.storage.artifact_cache import sha256_of, verify
 from infinitedub.pipeline.storage.scratch import scratch_folder
 from infinitedub.pipeline.storage.storage import Storage
-from infinitedub.pipeline.storage.stores.store import Missing
-from infinitedub.pipeline.storage.uris import locate
+from infinitedub.pipeline.storage.stores.store import NotFound
+from infinitedub.pipeline.storage.uris import parse_uri
 from infinitedub.stages.errors import Transient
 from infinitedub.stages.records import Artifact
 
@@ -23,7 +23,7 @@ SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 
 
 class StageFiles:
-    """The `Files` of a stage, for the length of a `with` block. What is kept lies under an attempt of its own: no call touches another's files."""
+    """The `Files` of a stage call, for the duration of a `with` block. Stored files get a folder of this attempt, so calls never share files."""
 
     def __init__(self, storage: Storage, *, stage: str, key: str) -> None:
         self.attempt = uuid4().hex
@@ -31,69 +31,66 @@ class StageFiles:
         self._ledger = Ledger(storage)
         self._stage, self._key = stage, key
         self._home = f"{folder_of(stage, key)}/{self.attempt}"
-        node = Path(storage.settings.cache)
-        self._calls = node / "calls"
-        self._cache = Cache(node / "results", int(storage.settings.cache_gib * 2**30))
+        self._calls = Path(storage.settings.cache) / "calls"
         self._numbers = count()
-        self._kept: set[str] = set()
-        self._open = ExitStack()
+        self._stored: set[str] = set()
+        self._exit_stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder = self._open.enter_context(scratch_folder(self._calls))
+        self._folder = self._exit_stack.enter_context(scratch_folder(self._calls))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._open.close()
+        self._exit_stack.close()
 
     def fetch(self, what: Artifact | str) -> Path:
-        """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput (not there) or Transient."""
+        """A local, read-only path to a verified artifact, or to a source of the catalogue. Raises BadInput if a source does not exist, or Transient."""
         if isinstance(what, str):
-            return self._storage.fetch_input(what, self._place(what))
-        scheme, path = locate(what.uri)
+            return self._storage.fetch_input(what, self._new_path(what))
+        scheme, path = parse_uri(what.uri)
         if scheme == "file":
-            place = Path(path)
             if self._storage.stat(what.uri) is None:
-                raise Transient(f"{what.uri} is gone from the storage; run again and it will be made anew")
-            verify(place, what)
-            return place
-        place = self._place(what.uri)
+                raise Transient(f"{what.uri} does not exist any more; run again, and it is made again")
+            verify(Path(path), what)
+            return Path(path)
+        local = self._new_path(what.uri)
         try:
-            self._cache.link(what, place, lambda part: self._storage.download(what.uri, part))
-        except Missing as error:
-            raise Transient(f"{what.uri} is gone from the storage; run again and it will be made anew") from error
-        return place
+            self._storage.cache.link(what, local, lambda to: self._storage.download(what.uri, to))
+        except NotFound as error:
+            raise Transient(f"{what.uri} does not exist any more; run again, and it is made again") from error
+        return local
 
     def store(self, path: Path, kind: str) -> Artifact:
-        """Stores a finished local file for good and says where."""
+        """Stores a finished local file permanently."""
         name = path.name
-        while name in self._kept:
+        while name in self._stored:
             name = f"{next(self._numbers)}-{path.name}"
-        self._kept.add(name)
+        self._stored.add(name)
         size, digest = path.stat().st_size, sha256_of(path)
         uri = self._storage.put(f"{self._home}/{name}", path)
         return Artifact(uri, digest, size, kind)
 
     def load_checkpoint(self, number: int, type_: type[T]) -> T | None:
-        """What this call or an earlier one for the same key has remembered under `number`; None where nothing is, or where its files have gone."""
+        """The part that this call or an earlier one for the same key has committed; None if there is none, or if its files do not exist any more."""
         found: T | None = self._ledger.find(self._stage, self._key, type_, part=number)
         return found
 
     def save_checkpoint(self, number: int, record: T) -> T:
-        """Commits a piece of the result. Returns what holds from now on: the given record, or that of another call that was quicker."""
-        held: T = self._ledger.commit(self._stage, self._key, self.attempt, record, part=number)
-        return held
+        """Commits a part of the result. Returns the valid record: the given one, or that of another call that committed first."""
+        valid: T = self._ledger.commit(self._stage, self._key, self.attempt, record, part=number)
+        return valid
 
     def scratch(self) -> Path:
-        """A fresh local directory that is gone when the call has ended."""
+        """A new local folder that is removed when the call ends."""
         folder = self._folder / f"scratch-{next(self._numbers)}"
         folder.mkdir()
         return folder
 
     def deliver(self, path: Path, name: str) -> str:
-        """Puts a finished local file atomically at `name` under the storage root, over what was there. Returns its URI."""
+        """Writes a finished local file to `name` under the storage root in one step, replacing an existing one. Returns its URI."""
         return self._storage.put(name, path)
 
-    def _place(self, uri: str) -> Path:
-        """A new name in this call's folder, ending as the URI does, since some readers look at that."""
+    def _new_path(self, uri: str) -> Path:
+        """A new path in this call's folder, with the suffix of the URI, since some readers depend on it."""
         suffix = SUFFIX.search(uri)
         return self._folder / f"fetched-{next(self._numbers)}{suffix[0] if suffix else ''}"

@@ -1,4 +1,4 @@
-"""The one door to everything that outlives a process: results, run logs, films; and to what the catalogue names."""
+"""`Storage`: reads and writes everything that outlives a process (results, run logs, films), and reads the sources that a catalogue names."""
 
 import os
 import re
@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from infinitedub.pipeline.storage.sources import WEB, SourceSettings, admitted
+from infinitedub.pipeline.storage.artifact_cache import ArtifactCache
+from infinitedub.pipeline.storage.sources import WEB, SourceSettings, check_source
 from infinitedub.pipeline.storage.stores.folder import FolderStore
-from infinitedub.pipeline.storage.stores.hosts import read_hosts
-from infinitedub.pipeline.storage.stores.store import Found, Missing, Refused, Stat, Store, Taken, Unfinished
-from infinitedub.pipeline.storage.uris import UNPRINTABLE, locate
+from infinitedub.pipeline.storage.stores.hosts import parse_hosts
+from infinitedub.pipeline.storage.stores.store import AccessRefused, AlreadyExists, FileStat, ListedFile, NotFound, Store, UnfinishedUpload
+from infinitedub.pipeline.storage.uris import UNPRINTABLE, parse_uri
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from infinitedub.stages.settings import Neutral, Settings
 
@@ -24,28 +25,31 @@ if TYPE_CHECKING:
     from infinitedub.pipeline.storage.stores.web import WebStore
 
 SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd|credentials?|connection_string|username)$", re.IGNORECASE)
-MAX_CATALOGUE_BYTES = 256 << 20  # read as a whole, by the driver
+ROOT_SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss")
+"""Kinds of storage that create a file only if it does not exist, in one request: S3 by If-None-Match, Google Cloud Storage by ifGenerationMatch
+(gcsfs), Azure by overwrite=False (adlfs). fsspec's other file systems check first and write then, which loses commits of concurrent runs."""
+MAX_CATALOGUE_BYTES = 256 << 20  # the driver reads it as a whole
 
 
 class S3Options(Settings):
-    """How an S3 server is reached. Who we are comes from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their kin."""
+    """How an S3 server is reached. Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN."""
 
     endpoint_url: Neutral[str | None]
     """Address of the server; null for AWS itself."""
     region_name: Neutral[str | None]
-    """Region of the bucket; null for AWS_DEFAULT_REGION, and us-east-1 where that is not set."""
+    """Region of the bucket; null for AWS_DEFAULT_REGION, or us-east-1 if that is not set."""
     addressing_style: Neutral[Literal["auto", "path", "virtual"]]
     """Whether the bucket is part of the path or of the host name."""
     request_checksum_calculation: Neutral[Literal["when_supported", "when_required"]]
-    """when_required for servers that refuse the checksums newer clients send."""
+    """when_required for servers that refuse the checksums that newer clients send."""
     connect_seconds: Neutral[float] = Field(gt=0)
     """How long to wait for a connection."""
     read_seconds: Neutral[float] = Field(gt=0)
-    """How long to wait for the next bytes of an answer."""
+    """How long to wait for the next bytes of a response."""
 
 
-class Options(Settings):
-    """Per kind of storage; those of other kinds than s3 go to their fsspec file system as they are."""
+class StorageOptions(Settings):
+    """Options per kind of storage; those of other kinds than s3 are passed to their fsspec file system unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -54,9 +58,11 @@ class Options(Settings):
     @model_validator(mode="before")
     @classmethod
     def _no_secrets(cls, given: Any) -> Any:
-        # A ConfigError goes past pydantic, which would print the secret with its complaint.
+        # Not a ValueError: pydantic would print the secret in its message.
         for path in _secrets(given, "storage.options"):
-            raise ConfigError(f"{path}: credentials come from the environment only (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...); take it out")
+            raise ConfigError(
+                f"{path}: credentials come from the environment only (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...); remove it from the settings"
+            )
         return given
 
 
@@ -69,31 +75,33 @@ def _secrets(given: Any, path: str) -> Iterator[str]:
 
 
 class StorageSettings(Settings):
-    """Where results lie and what may be read."""
+    """Where results are stored, and which sources may be read."""
 
     root: Neutral[str]
-    """Folder or URI under which everything is kept: films, results of stages, run logs. All nodes must see the same."""
-    options: Options
-    """Per kind of storage, how it is reached."""
+    """Folder, or URI of a bucket (s3, gs, az), under which everything is stored: films, results of stages, run logs. The same for all nodes."""
+    options: StorageOptions
+    """How each kind of storage is reached."""
     sources: SourceSettings
-    """What a catalogue may name."""
+    """Which sources a catalogue may name."""
     cache: Neutral[str]
-    """Folder on each node's own disk for scratch files and fetched results."""
+    """Folder on each node's own disk for scratch files and downloaded results."""
     cache_gib: Neutral[float] = Field(ge=0)
-    """How much of fetched results to keep there; the longest unused go first."""
+    """Size of the downloaded results to keep there, GiB; the least recently used are removed first."""
     attempts: Neutral[int] = Field(ge=1)
-    """How often a call is tried when the storage fails in a way that may pass."""
+    """How often a storage call is attempted while it fails with an error that may pass."""
 
     @field_validator("root")
     @classmethod
     def _root_is_absolute(cls, root: str) -> str:
         # Workers have other working directories than the driver.
         try:
-            scheme, path = locate(root)
+            scheme, path = parse_uri(root)
         except BadInput as error:
             raise ValueError(str(error)) from None
+        if scheme not in ROOT_SCHEMES:
+            raise ValueError(f"{scheme}:// cannot create a file exclusively, so results would be lost; wanted a folder, s3://, gs:// or az://")
         if scheme != "file" and "@" in urlsplit(path).netloc:
-            raise ConfigError("storage.root: credentials come from the environment only; take out what stands before the @")
+            raise ConfigError("storage.root: credentials come from the environment only; remove the part before the @")
         return path.rstrip("/") or ("/" if scheme == "file" else path)
 
     @field_validator("cache")
@@ -103,11 +111,12 @@ class StorageSettings(Settings):
 
 
 class Storage:
-    """Files by their name under the root, and by URI anywhere. Made anew from its settings in each process; safe to share between threads."""
+    """Files by name under the root, and by URI anywhere. Each process makes its own from the settings; threads may share one."""
 
     def __init__(self, settings: StorageSettings) -> None:
         self.settings = settings
         self.root = settings.root
+        self.cache = ArtifactCache(Path(settings.cache) / "results", int(settings.cache_gib * 2**30))
         self._stores: dict[str, Store] = {}
         self._lock = Lock()
 
@@ -117,25 +126,25 @@ class Storage:
     # -- by name, under the root --------------------------------------------------------------------------------------
 
     def uri(self, name: str) -> str:
-        """Where `name` lies: a path where the root is a folder."""
+        """The URI of `name`; a path if the root is a folder."""
         path = PurePosixPath(name)
         if not name or path.is_absolute() or ".." in path.parts or str(path) != name or UNPRINTABLE.search(name):
             raise ValueError(f"{name!r} is not a plain relative name")
         return f"{self.root}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """The bytes; None where nothing of that name is there."""
+        """The bytes; None if the file does not exist."""
         with self._at(self.uri(name)) as (store, path):
             try:
                 return store.read(path)
-            except Missing:
+            except NotFound:
                 return None
 
     def create(self, name: str, data: bytes) -> bool:
-        """Puts the bytes unless something else is there, in which case it is False and nothing has changed.
+        """Writes the bytes if the file does not exist; otherwise returns whether it holds these same bytes, and changes nothing.
 
-        Where the answer to a first try was lost, the second is refused though the object is ours: so what is there is compared.
-        Some servers (Swift) check first and write then: of two creators at one instant both may be told True, and either's bytes stay.
+        The bytes are compared because a retry finds the file of the first attempt, if only the reply to that was lost.
+        Some servers (Swift) check first and write then: if two processes create a file at once, both may get True, and one's bytes are lost.
         """
         if not data:
             raise ValueError(f"{name}: an empty file cannot be created exclusively")
@@ -143,146 +152,146 @@ class Storage:
             for _ in range(self.settings.attempts):
                 try:
                     store.create(path, data)
-                except Taken:
+                except AlreadyExists:
                     found = self.read(name)
                     if found is not None:
                         return found == data
                 else:
                     return True
-        raise Transient(f"{path}: the server says that something is there, and that nothing is there; {self.settings.attempts} tries")
+        raise Transient(f"{path}: the server reports that the file exists and that it does not exist; {self.settings.attempts} attempts")
 
     def put(self, name: str, source: bytes | Path) -> str:
-        """Puts bytes or a local file in one step over what was there. Returns its URI."""
+        """Writes bytes or a local file in one step, replacing an existing one. Returns its URI."""
         if isinstance(source, Path) and not source.is_file():
-            raise FileNotFoundError(f"{source} is not there, so it cannot be put at {name}")
+            raise FileNotFoundError(f"{source} does not exist, so it cannot be written to {name}")
         with self._at(self.uri(name)) as (store, path):
             store.put(path, source)
             return path
 
     def list(self, name: str) -> list[str]:
-        """What lies right under `name`, files and folders, sorted."""
+        """Names of the files and folders directly under `name`, sorted; empty if `name` does not exist."""
         with self._at(self.uri(name)) as (store, path):
             return store.list(path)
 
     def delete(self, name: str) -> None:
-        """Takes the file away, if it is there."""
+        """Removes the file, if it exists."""
         with self._at(self.uri(name)) as (store, path):
             store.delete(path)
 
-    # -- looking over everything, for `dub gc` ------------------------------------------------------------------------
+    # -- listings of everything, for `dub gc` --------------------------------------------------------------------------
 
     def now(self) -> float:
-        """What the clock says that dates the files: the server's own, where it tells. Seconds since 1970."""
+        """The current time by the clock that dates the files, the server's if it reports one; seconds since 1970."""
         with self._at(self.root) as (store, path):
             return store.now(path)
 
-    def scan(self, name: str) -> Iterator[Found]:
-        """Every file below `name`, those of one folder together; for any number of them, since they come as they are listed."""
+    def scan(self, name: str) -> Iterator[ListedFile]:
+        """Every file below `name`, grouped by folder, as the listing proceeds: memory does not grow with their number."""
         with self._at(self.uri(name)) as (store, path):
             yield from store.scan(path)
 
-    def unfinished(self) -> Iterator[Unfinished]:
-        """Every write under the root that has begun and not ended: under way, or broken off."""
+    def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
+        """Every write under the root that has begun and has not ended: it is in progress, or its process died."""
         with self._at(self.root) as (store, path):
-            yield from store.unfinished(path)
+            yield from store.unfinished_uploads(path)
 
-    def discard(self, write: Unfinished) -> None:
-        """Ends a write that will never end of itself."""
-        with self._at(write.path) as (store, path):
-            store.discard(write)
-            store.tidy(path.rpartition("/")[0], self.root)
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Removes what an unfinished write has left."""
+        with self._at(upload.path) as (store, path):
+            store.abort_upload(upload)
+            store.remove_empty_folders(path.rpartition("/")[0], self.root)
 
-    def tidy(self, name: str) -> None:
-        """Takes the folder away if it is empty, and those above it that it leaves empty."""
+    def remove_empty_folders(self, name: str) -> None:
+        """Removes the folder if it is empty, and its parents under the root that become empty."""
         with self._at(self.uri(name)) as (store, path):
-            store.tidy(path, self.root)
+            store.remove_empty_folders(path, self.root)
 
-    # -- by URI, what we made or were configured with -----------------------------------------------------------------
+    # -- by URI: what stages have stored, and weights -----------------------------------------------------------------
 
-    def stat(self, uri: str) -> Stat | None:
-        """Size and version of a file; None where it is not there."""
+    def stat(self, uri: str) -> FileStat | None:
+        """Size and version of a file; None if it does not exist."""
         with self._at(uri) as (store, path):
             try:
                 return store.stat(path)
-            except Missing:
+            except NotFound:
                 return None
 
     def download(self, uri: str, to: Path) -> None:
-        """Copies a file here, over `to`. Raises Missing."""
+        """Downloads a file to `to`, replacing an existing one. Raises NotFound."""
         with self._at(uri) as (store, path):
             store.download(path, to)
 
-    def walk(self, uri: str) -> dict[str, Stat]:
-        """Every file below a folder, by relative name; for a file, itself under the empty name. Raises ConfigError where there is none."""
+    def walk(self, uri: str) -> dict[str, FileStat]:
+        """Every file below a folder, by relative name; for a file, itself under the empty name. Raises ConfigError if there is none."""
         with self._at(uri) as (store, path):
             try:
                 return store.walk(path) or {"": store.stat(path)}
-            except Missing as error:
-                raise ConfigError(f"{uri}: nothing is there") from error
+            except NotFound as error:
+                raise ConfigError(f"{uri} does not exist") from error
 
     def read_range(self, uri: str, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of a file, fewer at its end."""
         with self._at(uri) as (store, path):
             return store.read_range(path, start, stop)
 
-    # -- by URI, what the catalogue names -----------------------------------------------------------------------------
+    # -- by URI: the sources that a catalogue names -------------------------------------------------------------------
 
-    def stat_input(self, uri: str) -> Stat:
-        """Size and version. Raises BadInput for what is not there, may not be read, or is too large."""
-        with self._given(uri, self.settings.sources) as (store, path):
-            return _small_enough(uri, store.stat(path), self.settings.sources.max_bytes, "storage.sources.max_bytes")
+    def stat_input(self, uri: str) -> FileStat:
+        """Size and version. Raises BadInput if the source does not exist, may not be read, or is too large."""
+        with self._source(uri, self.settings.sources) as (store, path):
+            return _check_size(uri, store.stat(path), self.settings.sources.max_bytes, "storage.sources.max_bytes")
 
     def fetch_input(self, uri: str, to: Path) -> Path:
-        """A local path to the file: its own where it lies in a folder, else `to`, where it is copied to. Raises BadInput."""
-        with self._given(uri, self.settings.sources) as (store, path):
-            size = _small_enough(uri, store.stat(path), self.settings.sources.max_bytes, "storage.sources.max_bytes").bytes
+        """A local path to the source: its own if it is in a folder, otherwise `to`, where it is downloaded. Raises BadInput."""
+        with self._source(uri, self.settings.sources) as (store, path):
+            size = _check_size(uri, store.stat(path), self.settings.sources.max_bytes, "storage.sources.max_bytes").bytes
             if isinstance(store, FolderStore):
                 return Path(path)
             store.download(path, to)
-        _all_came(uri, size, to.stat().st_size)
+        _check_length(uri, size, to.stat().st_size)
         return to
 
     def open_input(self, uri: str) -> BinaryIO:
-        """A catalogue, whole in memory. Whoever launches the run has named it, so storage.sources.roots does not bind it. Raises BadInput."""
-        with self._given(uri, self.settings.sources.model_copy(update={"roots": None, "max_bytes": MAX_CATALOGUE_BYTES})) as (store, path):
-            size = _small_enough(uri, store.stat(path), MAX_CATALOGUE_BYTES, "for a catalogue").bytes
+        """A catalogue, whole in memory. The user has named it, so storage.sources.roots does not apply. Raises BadInput."""
+        with self._source(uri, self.settings.sources.model_copy(update={"roots": None, "max_bytes": MAX_CATALOGUE_BYTES})) as (store, path):
+            size = _check_size(uri, store.stat(path), MAX_CATALOGUE_BYTES, "for a catalogue").bytes
             data = store.read(path)
-        _all_came(uri, size, len(data))
+        _check_length(uri, size, len(data))
         return BytesIO(data)
 
-    # -- whose fault it is when a place is no use ---------------------------------------------------------------------
+    # -- AccessRefused becomes ConfigError for the storage, and BadInput for a source -----------------------------------
 
     @contextmanager
     def _at(self, uri: str) -> Iterator[tuple[Store, str]]:
-        scheme, path = locate(uri)
+        scheme, path = parse_uri(uri)
         try:
             yield self._store(scheme), path
-        except Refused as error:
+        except AccessRefused as error:
             raise ConfigError(f"{error}; check storage.root, storage.options and the permissions there") from error
 
     @contextmanager
-    def _given(self, uri: str, sources: SourceSettings) -> Iterator[tuple["Store | WebStore", str]]:
-        scheme, path = admitted(uri, sources)
+    def _source(self, uri: str, sources: SourceSettings) -> Iterator[tuple["Store | WebStore", str]]:
+        scheme, path = check_source(uri, sources)
         try:
             yield self._web(sources.max_bytes) if scheme in WEB else self._store(scheme), path
-        except (Missing, Refused) as error:
+        except (NotFound, AccessRefused) as error:
             raise BadInput(str(error)) from error
 
     def _web(self, max_bytes: int) -> "WebStore":
         from infinitedub.pipeline.storage.stores.web import WebStore
 
-        return WebStore(read_hosts(self.settings.sources.hosts), max_bytes, self.settings.attempts)
+        return WebStore(parse_hosts(self.settings.sources.hosts), max_bytes, self.settings.attempts)
 
     def _store(self, scheme: str) -> Store:
         with self._lock:
             if scheme not in self._stores:
-                self._stores[scheme] = self._opened(scheme)
+                self._stores[scheme] = self._open_store(scheme)
             return self._stores[scheme]
 
-    def _opened(self, scheme: str) -> Store:
+    def _open_store(self, scheme: str) -> Store:
         if scheme == "file":
             return FolderStore(self.settings.attempts)
-        from infinitedub.pipeline.storage.stores.remote import (  # fsspec's world is dear to import and not needed for folders
+        from infinitedub.pipeline.storage.stores.remote import (  # fsspec is expensive to import and not needed for folders
             REQUEST_ATTEMPTS,
             RemoteStore,
         )
@@ -303,13 +312,13 @@ class Storage:
         return RemoteStore(scheme, options, self.settings.attempts)
 
 
-def _all_came(uri: str, said: int, came: int) -> None:
-    """Raises Transient unless as many bytes came as were said to be there; where nothing was said, 0, any number will do."""
-    if said and came != said:
-        raise Transient(f"{uri} had {said} bytes and {came} came; was it being written?")
+def _check_length(uri: str, announced: int, received: int) -> None:
+    """Raises Transient unless as many bytes were received as were announced; 0 means that the length was not announced."""
+    if announced and received != announced:
+        raise Transient(f"{uri} had {announced} bytes, but {received} were received; it may have been written to at the same time")
 
 
-def _small_enough(uri: str, found: Stat, max_bytes: int, why: str) -> Stat:
-    if found.bytes > max_bytes:
-        raise BadInput(f"{uri} has {found.bytes} bytes; at most {max_bytes} are read ({why})")
-    return found
+def _check_size(uri: str, stat: FileStat, max_bytes: int, limit: str) -> FileStat:
+    if stat.bytes > max_bytes:
+        raise BadInput(f"{uri} has {stat.bytes} bytes; at most {max_bytes} are read ({limit})")
+    return stat

@@ -1,4 +1,4 @@
-"""What a path or URI names."""
+"""Parses paths and URIs into a scheme and a path."""
 
 import os
 import re
@@ -11,15 +11,15 @@ BRACKETS = re.compile(r"https?://\[", re.IGNORECASE)  # around an IPv6 address
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def locate(uri: str) -> tuple[str, str]:
-    """Scheme, and path for its store: absolute where the scheme is `file`, else the URI itself. Raises BadInput for what names nothing.
+def parse_uri(uri: str) -> tuple[str, str]:
+    """The scheme, and the path for its store: an absolute path for `file`, otherwise the URI itself. Raises BadInput for what is neither.
 
-    `file://` URIs are percent-decoded (RFC 8089); plain paths are taken letter by letter.
+    `file://` URIs are percent-decoded (RFC 8089); plain paths are taken as they are.
     """
     if not uri or UNPRINTABLE.search(uri):
         raise BadInput(f"{uri!r} is neither a path nor a URI; wanted something like /films/a.mp4 or s3://bucket/a.mp4")
     if "::" in uri and not BRACKETS.match(uri):
-        raise BadInput(f"{uri}: chains of file systems (`::`) are not opened; name the file itself")
+        raise BadInput(f"{uri}: chains of file systems (`::`) are not opened; give the URI of the file itself")
     match = SCHEME.match(uri)
     if match is None:
         return "file", os.path.abspath(os.path.expanduser(uri))
@@ -33,6 +33,6 @@ def locate(uri: str) -> tuple[str, str]:
     rest = uri[match.end() :]
     if not rest.strip("/") or ".." in rest.split("/"):
         raise BadInput(f"{uri}: wanted {scheme}://bucket/name without `..`")
-    if scheme == "s3" and "?versionId=" in rest:  # s3fs would quietly take the latest instead
-        raise BadInput(f"{uri}: versions of objects are not told apart; name the object alone")
+    if scheme == "s3" and "?versionId=" in rest:  # s3fs would silently read the latest version
+        raise BadInput(f"{uri}: versions of objects are not supported; give the URI without ?versionId=")
     return scheme, f"{scheme}://{rest}"

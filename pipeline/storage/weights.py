@@ -1,4 +1,4 @@
-"""The files of the models: what they are, for keys, and how they come to a node."""
+"""The weight files that settings name: their digest, which is part of content keys, and their copies on a node's disk."""
 
 import fcntl
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from infinitedub.pipeline.state.content_keys import weights_digest
 from infinitedub.pipeline.storage.storage import Storage
-from infinitedub.pipeline.storage.uris import locate
+from infinitedub.pipeline.storage.uris import parse_uri
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.weights.paths import BUNDLED
 from infinitedub.stages.model.weights.paths import locate as locate_local
@@ -26,25 +26,25 @@ DOWNLOADS_AT_ONCE = 8
 
 
 def digest_of(storage: Storage, settings: Settings) -> str:
-    """One digest of all files that the settings name; empty where they name none. Raises ConfigError for a place where nothing is."""
-    places = list(_places(settings))  # in the order of the fields: which LoRA has which scale is told by its place alone
-    if not places:
+    """One digest of all weight files that the settings name; empty if they name none. Raises ConfigError if one of them does not exist."""
+    uris = list(_weight_uris(settings))  # in the order of the fields, since only the position says which LoRA has which scale
+    if not uris:
         return ""
-    digests = [weights_digest(storage, str(locate_local(place)) if _is_local(place) else place) for place in places]
+    digests = [weights_digest(storage, str(locate_local(uri)) if _is_local(uri) else uri) for uri in uris]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def check_weights(storage: Storage, settings: Settings, digest: str) -> None:
-    """Raises ConfigError where the files that the settings name are not those of `digest`: what they made would bear another model's name."""
+    """Raises ConfigError unless the files that the settings name have this digest: results are stored under its content keys."""
     if digest_of(storage, settings) != digest:
         raise ConfigError(
-            f"on {platform.node()} the weights in {', '.join(_places(settings))} are not those that this run began with; lay the same files "
-            f"on every node, and where they were replaced on purpose, run again: what the others make is another film"
+            f"on {platform.node()} the weights in {', '.join(_weight_uris(settings))} differ from those that this run began with; put the same files "
+            f"on every node; if they were replaced on purpose, start a new run, which makes its films with the new weights"
         )
 
 
 def on_this_node(storage: Storage, settings: S) -> S:
-    """The same settings with every weight that lies elsewhere replaced by a copy on this node's disk, made once for all its processes."""
+    """The settings with every remote weight URI replaced by a copy on this node's disk, downloaded once for all its processes."""
     changed: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -58,22 +58,22 @@ def on_this_node(storage: Storage, settings: S) -> S:
 
 
 def copies_folder(storage: Storage) -> Path:
-    """Where on a node the copies lie."""
+    """The folder of the copies on each node."""
     return Path(storage.settings.cache) / "weights"
 
 
-def unused_copies(home: Path, before: float) -> Iterator[Path]:
-    """Copies under `home`, whole or broken off, that were last used before that moment (seconds since 1970), each locked while the caller has it."""
-    for lock in home.glob("*.lock"):
-        with suppress(BlockingIOError), open(lock) as held:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def unused_copies(folder: Path, before: float) -> Iterator[Path]:
+    """Complete and partial copies last used before that time (seconds since 1970), each locked while the caller handles it."""
+    for lock in folder.glob("*.lock"):
+        with suppress(BlockingIOError), open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for copy in (lock.with_suffix(""), lock.with_suffix(".part")):
                 if copy.exists() and copy.stat().st_mtime < before:
                     yield copy
 
 
 def remove_copy(copy: Path) -> None:
-    """Takes a locked copy away. Processes that have its files open keep them; half a copy is never taken for a whole one."""
+    """Removes a locked copy. Processes that have its files open keep them; a copy that is half removed is never used."""
     part = copy.with_suffix(".part")
     if copy != part:
         rmtree(part, ignore_errors=True)
@@ -81,35 +81,35 @@ def remove_copy(copy: Path) -> None:
     rmtree(part, ignore_errors=True)
 
 
-def _places(settings: Settings) -> Iterator[str]:
+def _weight_uris(settings: Settings) -> Iterator[str]:
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if Place.WEIGHTS in field.metadata:
             yield value
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Settings):
-                yield from _places(item)
+                yield from _weight_uris(item)
 
 
-def _is_local(place: str) -> bool:
-    return place.startswith(BUNDLED) or locate(place)[0] == "file"
+def _is_local(uri: str) -> bool:
+    return uri.startswith(BUNDLED) or parse_uri(uri)[0] == "file"
 
 
 def _copy(storage: Storage, uri: str) -> Path:
-    """A folder or file at `uri`, on this node. Named by what is there now, so that a changed model is another copy."""
+    """The local copy of a folder or file. It is named by the sizes and versions of its files, so that a changed model becomes another copy."""
     files = storage.walk(uri)
     name = hashlib.sha256(json.dumps([uri, {part: [stat.bytes, stat.version] for part, stat in sorted(files.items())}]).encode()).hexdigest()
-    home = copies_folder(storage)
-    home.mkdir(parents=True, exist_ok=True)
-    whole, part = home / name, home / f"{name}.part"
-    with _alone(home / f"{name}.lock"):  # the ranks of a gang ask at once
+    folder = copies_folder(storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, part = folder / name, folder / f"{name}.part"
+    with _locked(folder / f"{name}.lock"):  # the ranks of a gang call this at the same time
         if not whole.exists():
             rmtree(part, ignore_errors=True)
             part.mkdir()
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
                 list(threads.map(lambda file: _download(storage, uri, file, part), files))
             part.rename(whole)
-        os.utime(whole)  # used now: `dub gc` takes away what has long been unused
+        os.utime(whole)  # `dub gc` removes copies that have not been used for its grace period
     return whole / Path(uri).name if "" in files else whole
 
 
@@ -120,7 +120,7 @@ def _download(storage: Storage, uri: str, file: str, folder: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _locked(lock: Path) -> Iterator[None]:
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

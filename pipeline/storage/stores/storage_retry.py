@@ -1,24 +1,25 @@
-"""What an error of a disk or of a server means, and trying again what may pass."""
+"""Translates the errors of disks and servers into the product's exceptions, and retries those that may pass."""
 
 import errno
 import logging
 from collections.abc import Callable
-from random import uniform
 from time import sleep
 from typing import Any, TypeVar
 
-from infinitedub.pipeline.storage.stores.store import Missing, Refused, Taken
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from infinitedub.pipeline.storage.stores.store import AccessRefused, AlreadyExists, NotFound
 from infinitedub.stages.errors import ConfigError, Transient
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT_SECONDS = 0.5
+FIRST_WAIT_SECONDS = 1.0  # upper bound of the first random wait; it doubles with each attempt
 LONGEST_WAIT_SECONDS = 20.0
 
-PASSING_STATUS = {408, 409, 425, 429}  # and every 5xx but 501; 409: S3's ConditionalRequestConflict
-PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "InternalError", "ServiceUnavailable", "OperationAborted", "IncompleteBody"}
+TRANSIENT_STATUS = {408, 409, 425, 429}  # and every 5xx except 501; 409: S3's ConditionalRequestConflict
+TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "InternalError", "ServiceUnavailable", "OperationAborted", "IncompleteBody"}
 CREDENTIAL_CODES = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -41,59 +42,74 @@ REFUSED_ERRNO = {
 }
 
 
-def insist(call: Callable[[], T], uri: str, attempts: int, *, creating: bool = False) -> T:
-    """The call's result; what may pass is tried `attempts` times with growing random waits ("full jitter", AWS Architecture Blog, 2015).
+class UploadEnded(Transient):
+    """The server does not know a multipart upload any more: it was completed and the reply was lost, or it was aborted. Both allow a new upload."""
 
-    Raises Missing, Taken (only where a call is `creating`), Refused, ConfigError or Transient; what is none of these is a bug and comes
-    through as it is.
+
+def retry_storage_call(call: Callable[[], T], uri: str, attempts: int, *, creating: bool = False) -> T:
+    """The call's result. A Transient error is retried after a random wait ("full jitter", AWS Architecture Blog, 2015), `attempts` calls in total.
+
+    Raises NotFound, AlreadyExists (only if `creating`), AccessRefused, ConfigError or Transient. An exception that is none of these is a bug and
+    is raised unchanged.
     """
-    attempt = 0
-    while True:
-        attempt += 1
+
+    def translated() -> T:
         try:
             return call()
         except Exception as error:
-            meaning = meaning_of(error, uri)
-            if meaning is None:
+            meaning = translate_error(error, uri)
+            if meaning is None or meaning is error:
                 raise
-            if isinstance(meaning, Taken) and not creating:
-                meaning = Transient(f"{uri}: the server refused on a condition that it was not given ({error})")
-            if not isinstance(meaning, Transient) or attempt >= attempts:
-                raise meaning from error
-            wait = uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt))
-            log.warning("%s; attempt %d of %d, again in %.1f s", meaning, attempt, attempts, wait)
-            sleep(wait)
+            if isinstance(meaning, AlreadyExists) and not creating:
+                meaning = Transient(f"{uri}: the server reports a failed condition, but the request had none ({error})")
+            raise meaning from error
+
+    def log_retry(state: RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        wait = 0.0 if state.next_action is None else state.next_action.sleep
+        log.warning("%s; attempt %d of %d, next in %.1f s", error, state.attempt_number, attempts, wait)
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(Transient),
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS),
+        before_sleep=log_retry,
+        sleep=sleep,
+        reraise=True,
+    )
+    return retrying(translated)
 
 
-def meaning_of(error: Exception, uri: str) -> Exception | None:
-    """The error in the house's terms; None where it is not the storage's doing."""
-    if isinstance(error, Missing | Taken | Refused | ConfigError | Transient):
+def translate_error(error: Exception, uri: str) -> Exception | None:
+    """The product's exception for a library's error; None if the storage did not cause it."""
+    if isinstance(error, NotFound | AlreadyExists | AccessRefused | ConfigError | Transient):
         return error
     response = _response(error)
     if response is not None:
-        return _meaning_of_response(response, error, uri)
+        return _translate_response(response, error, uri)
     name = type(error).__name__
     module = type(error).__module__
     if isinstance(error, FileNotFoundError):
-        return Missing(f"{uri} is not there")
+        return NotFound(f"{uri} does not exist")
     if isinstance(error, FileExistsError):
-        return Taken(f"{uri} is there already")
+        return AlreadyExists(f"{uri} exists already")
     if isinstance(error, TimeoutError | ConnectionError):
         return Transient(f"{uri}: {name}: {error}")
     if module.startswith("botocore"):
-        return _meaning_of_client(name, error, uri)
-    if module.startswith("aiohttp"):  # fsspec's own HTTP filesystem, and the transport below s3fs
+        return _translate_client_error(name, error, uri)
+    if module.startswith("aiohttp"):  # the HTTP client of s3fs and of WebStore
         status = getattr(error, "status", 0)
-        return Refused(f"{uri}: {error}") if 400 <= status < 500 and status not in PASSING_STATUS else Transient(f"{uri}: {name}: {error}")
+        permanent = 400 <= status < 500 and status not in TRANSIENT_STATUS
+        return AccessRefused(f"{uri}: {error}") if permanent else Transient(f"{uri}: {name}: {error}")
     if isinstance(error, OSError):
         if error.errno in REFUSED_ERRNO or isinstance(error, PermissionError):
-            return Refused(f"{uri}: {error.strerror or error}")
+            return AccessRefused(f"{uri}: {error.strerror or error}")
         return Transient(f"{uri}: {error.strerror or error}")
     return None
 
 
 def _response(error: Exception) -> dict[str, Any] | None:
-    """What the S3 server answered; s3fs hides it behind the OSError it raises."""
+    """The response of the S3 server; s3fs hides it behind the OSError it raises."""
     for link in (error, error.__cause__):
         response = getattr(link, "response", None)
         if isinstance(response, dict) and "Error" in response:
@@ -101,35 +117,35 @@ def _response(error: Exception) -> dict[str, Any] | None:
     return None
 
 
-def _meaning_of_response(response: dict[str, Any], error: Exception, uri: str) -> Exception:
+def _translate_response(response: dict[str, Any], error: Exception, uri: str) -> Exception:
     code = str(response["Error"].get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or (int(code) if code.isdigit() else 0)
-    said = f"{status} {'' if code.isdigit() else code}: {response['Error'].get('Message') or error}"
+    answer = f"{status} {'' if code.isdigit() else code}: {response['Error'].get('Message') or error}"
     if code == "NoSuchBucket":
-        return Refused(f"{uri}: the bucket does not exist")
+        return AccessRefused(f"{uri}: the bucket does not exist")
     if code == "PreconditionFailed" or status == 412:  # Swift answers 412 without the details s3fs looks for
-        return Taken(f"{uri} is there already")
-    if code in PASSING_CODES or status in PASSING_STATUS or (status >= 500 and status != 501):
-        return Transient(f"{uri}: the server answered {said}")
+        return AlreadyExists(f"{uri} exists already")
+    if code in TRANSIENT_CODES or status in TRANSIENT_STATUS or (status >= 500 and status != 501):
+        return Transient(f"{uri}: the server answered {answer}")
     if code in CREDENTIAL_CODES:
-        return ConfigError(f"{uri}: the server does not accept the credentials ({said}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return ConfigError(f"{uri}: the server does not accept the credentials ({answer}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if code in REGION_CODES or status == 301:
-        return ConfigError(f"{uri}: wrong region or endpoint ({said}); set storage.options.s3.region_name and endpoint_url")
-    if code == "NoSuchUpload":  # completed, and the answer was lost; or aborted under our hands: begun anew, it is right in both cases
-        return Transient(f"{uri}: the upload is over or was given up")
+        return ConfigError(f"{uri}: wrong region or endpoint ({answer}); set storage.options.s3.region_name and storage.options.s3.endpoint_url")
+    if code == "NoSuchUpload":
+        return UploadEnded(f"{uri}: the server knows no such upload; it was completed or aborted")
     if status == 404:
-        return Missing(f"{uri} is not there")
-    return Refused(f"{uri}: the server answered {said}")
+        return NotFound(f"{uri} does not exist")
+    return AccessRefused(f"{uri}: the server answered {answer}")
 
 
-def _meaning_of_client(name: str, error: Exception, uri: str) -> Exception:
-    """Errors of botocore itself, before or instead of an answer."""
+def _translate_client_error(name: str, error: Exception, uri: str) -> Exception:
+    """Errors of botocore itself, raised before or in place of a response."""
     if "Credentials" in name or "Token" in name:
         return ConfigError(f"{uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of every node")
     if name in ("InvalidRegionError", "NoRegionError", "InvalidEndpointConfigurationError"):
-        return ConfigError(f"{uri}: {error}; see storage.options.s3")
-    if name == "ParamValidationError":  # such as a bucket name no bucket can have
-        return Refused(f"{uri} is not a name that a bucket and an object can have")
+        return ConfigError(f"{uri}: {error}; check storage.options.s3.region_name and storage.options.s3.endpoint_url")
+    if name == "ParamValidationError":  # such as an invalid bucket name
+        return AccessRefused(f"{uri} is not a valid name of a bucket and an object")
     if name == "EndpointConnectionError":
-        return Transient(f"{uri}: {error}; if it stays so, check storage.options.s3.endpoint_url")
+        return Transient(f"{uri}: {error}; if this persists, check storage.options.s3.endpoint_url")
     return Transient(f"{uri}: {error}")

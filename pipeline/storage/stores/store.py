@@ -1,4 +1,4 @@
-"""What every kind of storage can do for us, and the three answers that are not bytes."""
+"""The interface of a storage backend, and the exceptions that every backend raises in place of its library's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,49 +6,49 @@ from pathlib import Path
 from typing import Protocol
 
 
-class Missing(Exception):
-    """There is nothing of that name."""
+class NotFound(Exception):
+    """No file of that name exists."""
 
 
-class Taken(Exception):
-    """There is something of that name already."""
+class AlreadyExists(Exception):
+    """A file of that name exists already."""
 
 
-class Refused(Exception):
-    """The place itself is no use: no such bucket, no permission, a folder where a file was wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What is known of a file without reading it."""
-
-    bytes: int
-    version: str  # changes when the content does: the time of change, or the server's ETag
+class AccessRefused(Exception):
+    """The location cannot be used at all: the bucket does not exist, permission is denied, or a folder is where a file was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file as a listing shows it."""
+class FileStat:
+    """What a storage says about a file without reading it."""
 
-    name: str  # relative to where the listing began
     bytes: int
-    time: float  # of its last change, by the storage's own clock, in seconds since 1970; infinite where the storage does not say
+    version: str  # changes when the content does: the time of modification, or the server's ETag
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
-    """A write that is under way, or was broken off when its process died. Nobody sees its bytes, but they are paid for."""
+class ListedFile:
+    """One file of a listing."""
 
-    path: str  # where its bytes lie, or would have come to lie
-    upload: str  # the server's name for it; empty in a folder
+    name: str  # relative to the listed folder
     bytes: int
-    time: float  # of its begin or of its last change, as in `Found`
+    time: float  # of the last modification by the storage's own clock, seconds since 1970; infinite if the storage does not say
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedUpload:
+    """A write that is in progress, or that ended when its process died. No reader sees its bytes, but they occupy space."""
+
+    path: str  # of the partial file, or of the object that the upload would create
+    upload: str  # the server's id of a multipart upload; empty in a folder
+    bytes: int
+    time: float  # when it began or was last modified, as in `ListedFile`
 
 
 class Store(Protocol):
-    """Whole files by their full path, no half ones: a file is there with all its bytes, or it is not there.
+    """Reads and writes whole files by their full path: a file exists with all its bytes, or it does not exist.
 
-    Every call may raise Missing, Taken, Refused, or, after several tries, Transient and ConfigError.
+    Every call may raise NotFound, AlreadyExists or AccessRefused, and after several attempts Transient or ConfigError.
     """
 
     def read(self, path: str) -> bytes: ...
@@ -56,34 +56,34 @@ class Store(Protocol):
     def read_range(self, path: str, start: int, stop: int) -> bytes: ...
 
     def create(self, path: str, data: bytes) -> None:
-        """Raises Taken and changes nothing where something is there already; on some servers only if it was not there at the same instant."""
+        """Raises AlreadyExists and changes nothing if the file exists. Some servers check first and write then, so two may create it at once."""
 
     def put(self, path: str, source: bytes | Path) -> None:
-        """Over what was there, in one step."""
+        """Writes or replaces the file in one step."""
 
-    def stat(self, path: str) -> Stat: ...
+    def stat(self, path: str) -> FileStat: ...
 
     def list(self, path: str) -> list[str]:
-        """Names of the files and folders right under `path`, sorted; none where it is not there."""
+        """Names of the files and folders directly under `path`, sorted; empty if `path` does not exist."""
 
-    def walk(self, path: str) -> dict[str, Stat]:
-        """Every file below `path`, by its name relative to it."""
+    def walk(self, path: str) -> dict[str, FileStat]:
+        """Every file below `path`, by its relative name."""
 
-    def scan(self, path: str) -> Iterator[Found]:
-        """Every file below `path`, those of one folder together. For any number of files: never more than a page or a folder is held."""
+    def scan(self, path: str) -> Iterator[ListedFile]:
+        """Every file below `path`, grouped by folder. Holds at most one page or folder of the listing in memory."""
 
-    def unfinished(self, path: str) -> Iterator[Unfinished]:
-        """Every write below `path` that has been begun and has not ended."""
+    def unfinished_uploads(self, path: str) -> Iterator[UnfinishedUpload]:
+        """Every write below `path` that has begun and has not ended."""
 
-    def discard(self, write: Unfinished) -> None:
-        """Ends a write that will never end of itself. Nothing happens where it has gone."""
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Removes what an unfinished write has left. Does nothing if it no longer exists."""
 
     def now(self, path: str) -> float:
-        """What the clock says that dates the files below `path`, in seconds since 1970."""
+        """The current time by the clock that dates the files below `path`, seconds since 1970."""
 
     def delete(self, path: str) -> None: ...
 
-    def tidy(self, path: str, top: str) -> None:
-        """Takes the folder away if it is empty, then the one above it, up to but not including `top`."""
+    def remove_empty_folders(self, path: str, top: str) -> None:
+        """Removes the folder if it is empty, then its parents while they are empty, up to but not including `top`."""
 
     def download(self, path: str, to: Path) -> None: ...
