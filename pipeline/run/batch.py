@@ -54,9 +54,25 @@ async def run_catalogue(
 
     `start_cluster` is called before the first call that has to be made. If it raises ConfigError the run leaves no trace in the log.
     """
-    started = monotonic()
     stop = StopSignal()
     stop.watch_signals()
+    try:
+        return await _run(config, catalogue, storage, start_cluster, stop, overrides, parent, forced_rerun)
+    finally:
+        stop.release_signals()
+
+
+async def _run(
+    config: RunConfig,
+    catalogue: Catalogue,
+    storage: Storage,
+    start_cluster: Callable[[], None],
+    stop: StopSignal,
+    overrides: Sequence[str],
+    parent: str | None,
+    forced_rerun: ForcedRerun | None,
+) -> Outcome:
+    started = monotonic()
     done: dict[str, str] = {}
     failed: list[DeadLetter] = []
     worked = 0
