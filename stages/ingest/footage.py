@@ -9,16 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 
 from infinitedub.stages.errors import BadInput
-from infinitedub.stages.ingest.color_space import SMPTE170M, scaling, settled
+from infinitedub.stages.ingest.color_space import scaling, settled
 from infinitedub.stages.ingest.filters import Filters, filtered
 from infinitedub.stages.ingest.geometry import ASPECTS, Picture, check_size, fitted_size, lies_down, turn, upright_size
 from infinitedub.stages.ingest.opening import Decoding, open_media, picture_stream
 from infinitedub.stages.ingest.settings import IngestSettings
 from infinitedub.stages.ingest.timing import Shown, at_constant_rate
-from infinitedub.stages.media.encode import add_picture, create, exact_rate
+from infinitedub.stages.media.encode import add_footage_video, exact_rate, open_output
 
 log = getLogger(__name__)
 
@@ -92,12 +91,8 @@ def write_footage(shown: Iterable[Shown[av.VideoFrame]], aspect: Fraction, targe
         return (("scale", scale), ("format", "yuv420p"), ("crop", f"{even[0]}:{even[1]}:0:0"), *turns)
 
     n_frames = 0
-    with create(target, "mp4") as container:
-        options = {"crf": str(settings.crf), "preset": "veryfast", "g": str(settings.gop_frames), "bf": "0"}
-        stream = add_picture(container, "libx264", "yuv420p", rate, size, options)
-        codec = stream.codec_context
-        codec.colorspace, codec.color_range = SMPTE170M, int(ColorRange.MPEG)
-        codec.color_trc, codec.color_primaries = int(ColorTrc.BT709), int(ColorPrimaries.BT709)
+    with open_output(target, "mp4") as container:
+        stream = add_footage_video(container, rate, size, settings.crf, settings.gop_frames)
         for frame in filtered(sources(), choose):
             for _ in range(counts.pop(0)):
                 frame.pts, frame.time_base = n_frames, 1 / rate

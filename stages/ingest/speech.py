@@ -12,7 +12,7 @@ import numpy as np
 from infinitedub.stages.errors import BadInput
 from infinitedub.stages.ingest.opening import Decoding, open_media, sound_stream
 from infinitedub.stages.ingest.settings import IngestSettings
-from infinitedub.stages.media.sound import gain_into_24_bits, in_24_bits, planar, write_flac
+from infinitedub.stages.media.audio_io import gain_for_24_bits, planar_samples, to_24_bits, write_flac
 
 log = getLogger(__name__)
 
@@ -35,9 +35,9 @@ class Recording:
 def normalise_speech(path: Path, target: Path, settings: IngestSettings) -> Recording:
     """Writes a user's speech as FLAC: 16 bits where it had no more, else 24. Raises BadInput for what cannot be heard in full."""
     found = survey(path, settings)
-    gain = gain_into_24_bits(found.peak)
+    gain = gain_for_24_bits(found.peak)
     if gain < 1:
-        log.warning("%s reaches %.3f of full scale and is turned down by %.2f dB", path.name, found.peak, -20 * np.log10(gain))
+        log.warning("%s reaches %.3f of full scale and is attenuated by %.2f dB", path.name, found.peak, -20 * np.log10(gain))
     with open_media(path, settings.max_pixels) as container:
         decoding = Decoding(container, sound_stream(container))
         blocks = (whole_numbers(block, gain) for block, _ in sounding(decoding))
@@ -81,7 +81,7 @@ def sounding(decoding: Decoding) -> Iterator[tuple[np.ndarray, av.AudioFrame]]:
             raise BadInput(f"changes from {kinds[0]} to {kinds[1]} after {given / first.sample_rate:.2f} s; convert it to one kind")
         rate, begins = frame.sample_rate, at(frame)
         hole = 0 if begins is None else round((begins - begin) * rate) - given
-        block = planar(frame)
+        block = planar_samples(frame)
         if hole > GAP_SECONDS * rate:
             log.warning("a hole of %.2f s in the sound after %.2f s is filled with silence", hole / rate, given / rate)
             given += hole
@@ -118,4 +118,4 @@ def whole_numbers(block: np.ndarray, gain: float) -> np.ndarray:
         return block
     if block.dtype == np.int32:
         return (np.minimum(block, 2**31 - 129) + 128) & ~0xFF
-    return in_24_bits(block.astype(np.float64) * gain)
+    return to_24_bits(block.astype(np.float64) * gain)

@@ -62,7 +62,7 @@ def speech_motion(envelope: Curve) -> Curve:
 def speech_envelope(blocks: Iterable[np.ndarray], sample_rate: int, fps: float, frames: int) -> Curve:
     """[frames] root mean square of the samples of each film frame, full scale 1; 0 behind the end of the speech.
 
-    `blocks` are mono floats [samples], one after the other, as stages.media.sound.mono_blocks gives them; the film's sound begins with the first.
+    `blocks` are mono floats [samples], one after the other, as stages.media.audio_io.mono_blocks gives them; the film's sound begins with the first.
     """
     squares, counts = np.zeros(frames), np.zeros(frames)
     at = 0

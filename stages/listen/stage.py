@@ -34,7 +34,7 @@ class ListenStage:
         from infinitedub.stages.listen.recording import Recording
         from infinitedub.stages.listen.speech_features import hear
         from infinitedub.stages.listen.timeline import FRAME_RATE
-        from infinitedub.stages.media.sound import mono_blocks
+        from infinitedub.stages.media.audio_io import mono_blocks
         from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
         if self._ear is None:

@@ -181,7 +181,7 @@ def numbers() -> Callable[[Path], list[int]]:
     """Reads the numbers back that `Studio.footage` wrote into its frames."""
 
     def read(path: Path) -> list[int]:
-        from infinitedub.stages.media.video import read_all
+        from infinitedub.stages.media.video_io import read_all
 
         return [round((float(frame.mean()) - 20) / 3) for frame in read_all(path)]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.ingest.settings import IngestSettings
 from infinitedub.stages.ingest.stage import IngestStage
-from infinitedub.stages.media.sound import sample_blocks
+from infinitedub.stages.media.audio_io import sample_blocks
 from infinitedub.stages.records import Box, Material, Source, Speaker, Turns
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "ingest" / "default.yaml"

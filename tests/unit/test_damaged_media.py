@@ -22,8 +22,8 @@ from PIL import Image
 from infinitedub.pipeline.catalogue.memory_limit import ceiling
 from infinitedub.stages.errors import BadInput
 from infinitedub.stages.ingest.opening import open_media
-from infinitedub.stages.media.sound import sample_blocks, sound_format
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.audio_io import sample_blocks, sound_format
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.records import Source
 from tests.unit.ingesting import ingest
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.records import Box
 from tests.unit.ingesting import gradient, ingest, noise
 

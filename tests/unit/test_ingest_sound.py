@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from infinitedub.stages.errors import BadInput
-from infinitedub.stages.media.sound import sound_format
+from infinitedub.stages.media.audio_io import sound_format
 from infinitedub.stages.records import Box, Turns
 from tests.unit.ingesting import ingest, noise, samples
 

@@ -20,7 +20,7 @@ from infinitedub.stages.listen.settings import ListenSettings
 from infinitedub.stages.listen.speech_features import hear, silence_row
 from infinitedub.stages.listen.stage import ListenStage
 from infinitedub.stages.listen.timeline import place
-from infinitedub.stages.media.sound import write_flac
+from infinitedub.stages.media.audio_io import write_flac
 from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE as RATE
 from infinitedub.stages.records import Artifact, Source, Voice

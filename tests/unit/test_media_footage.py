@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infinitedub.stages.media import video
-from infinitedub.stages.media.video import read_all, read_frames, read_with_decord, read_with_pyav, write_lossless
+from infinitedub.stages.media import video_io
+from infinitedub.stages.media.video_io import read_all, read_frames, read_with_decord, read_with_pyav, write_lossless
 
 BY_DECORD = pytest.param(read_with_decord, marks=pytest.mark.skipif(find_spec("decord") is None, reason="there is no decord for this machine"))
 READERS = [read_frames, BY_DECORD, read_with_pyav]
@@ -104,6 +104,6 @@ def test_other_codecs_are_read_too(studio, codec: str) -> None:
 def test_without_decord_pyav_serves(studio, monkeypatch: pytest.MonkeyPatch) -> None:
     path = studio.footage("a.mp4", moving(20))
     want = list(read_frames(path, [13, 2]))
-    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(video, "read_with_decord", None)
+    monkeypatch.setattr(video_io.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(video_io, "read_with_decord", None)
     assert all(np.array_equal(a, b) for a, b in zip(read_frames(path, [13, 2]), want, strict=True))

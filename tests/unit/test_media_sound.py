@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infinitedub.stages.media.sound import SoundFormat, mono_blocks, read_mono, sample_blocks, sound_format, write_flac
+from infinitedub.stages.media.audio_io import SoundFormat, mono_blocks, read_mono, sample_blocks, sound_format, write_flac
 
 
 def noise(shape: tuple[int, int], bits: int = 16) -> np.ndarray:

@@ -14,7 +14,7 @@ from infinitedub.assets.demo.scenes import GUEST, HOST, REPORTER
 from infinitedub.stages.inspect import drift, seams, stillness, sync
 from infinitedub.stages.inspect.sync import Sync, correlation, speech_envelope
 from infinitedub.stages.inspect.trace import Curve, Trace, mouth_in, read_trace
-from infinitedub.stages.media.sound import mono_blocks, read_mono
+from infinitedub.stages.media.audio_io import mono_blocks, read_mono
 from infinitedub.stages.records import Box, Span
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, placed
+from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, pad_to_film
 from infinitedub.stages.errors import BadInput
 from infinitedub.stages.ingest.timing import Shown, at_constant_rate, output_frame
 from infinitedub.stages.listen.timeline import FRAME_RATE, place
@@ -253,7 +253,7 @@ def test_a_voice_lies_on_the_film_sample_for_sample(n_samples: int, start: int, 
         edges = [0, *(cut for cut in accumulate(pieces) if cut < n_samples), n_samples]
         yield from (sound[:, a:b] for a, b in pairwise(edges))
 
-    track = np.concatenate(list(placed(blocks(), 1, start, total)), axis=1)
+    track = np.concatenate(list(pad_to_film(blocks(), 1, start, total)), axis=1)
     wanted = np.zeros((1, total), np.int32)
     heard = min(n_samples, max(0, total - start))
     wanted[:, start : start + heard] = sound[:, :heard]

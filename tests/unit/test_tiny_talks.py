@@ -17,7 +17,7 @@ from infinitedub.assets.tiny_bundle.meter import MouthMeter
 from infinitedub.assets.tiny_bundle.voices import Utterance, heard
 from infinitedub.stages.inspect import drift
 from infinitedub.stages.inspect.sync import correlation
-from infinitedub.stages.media.sound import read_mono
+from infinitedub.stages.media.audio_io import read_mono
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
 VOICES = Path(__file__).parent / "voices"
