@@ -20,16 +20,16 @@ PROVENANCE = Provenance("run-1", {"generate": {"sampler": {"steps": 8}}}, "sha25
 
 
 @pytest.fixture
-def film(studio, files) -> Film:
-    path = studio.footage("film.mp4", 25, size=(128, 96), sound=(np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)[None])
+def film(media, files) -> Film:
+    path = media.footage("film.mp4", 25, size=(128, 96), sound=(np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)[None])
     return Film(files.store(path, "film/mp4"), 25, 25.0, -3.5)
 
 
 @pytest.fixture
-def source(studio, files, film) -> Source:
-    path = studio.folder / "portrait.png"
+def source(media, files, film) -> Source:
+    path = media.folder / "portrait.png"
     Image.fromarray(np.full((120, 100, 3), (200, 40, 40), np.uint8)).save(path)
-    sound = files.store(studio.speech("voice.wav"), "sound/flac")
+    sound = files.store(media.speech("voice.wav"), "sound/flac")
     return Source(files.store(path, "picture/png"), False, 100, 120, 25.0, 1, (Voice(sound, 16000, 16000, 0, None),))
 
 
@@ -107,12 +107,10 @@ def with_file(files, path: Path, film: Film, **changes) -> Film:
         ("long_sound.mp4", 25, 1.2, "audio lasts 1.2"),
     ],
 )
-def test_a_film_that_differs_from_its_record_is_not_delivered(
-    studio, files, source, film, name: str, frames: int, sound: float, message: str
-) -> None:
+def test_a_film_that_differs_from_its_record_is_not_delivered(media, files, source, film, name: str, frames: int, sound: float, message: str) -> None:
     samples = np.zeros((1, round(16000 * sound)), np.int16) if sound else None
     with pytest.raises(ValueError, match=message):
-        publish(files, source, with_file(files, studio.footage(name, frames, sound=samples), film))
+        publish(files, source, with_file(files, media.footage(name, frames, sound=samples), film))
     assert files.delivered == []
 
 
@@ -121,9 +119,9 @@ def test_a_film_at_the_wrong_speed_is_not_delivered(files, source, film: Film) -
         publish(files, source, replace(film, fps=30.0))
 
 
-def test_a_film_with_missing_samples_is_not_delivered(studio, files, source, film: Film) -> None:
+def test_a_film_with_missing_samples_is_not_delivered(media, files, source, film: Film) -> None:
     """The duration by the time stamps is right, but a fifth of the samples is missing."""
-    path = studio.folder / "missing_samples.mp4"
+    path = media.folder / "missing_samples.mp4"
     with av.open(str(files.fetch(film.file))) as original, av.open(str(path), "w") as copy:
         streams = [copy.add_stream_from_template(stream) for stream in original.streams]
         for packet in original.demux():
@@ -135,16 +133,16 @@ def test_a_film_with_missing_samples_is_not_delivered(studio, files, source, fil
     assert files.delivered == []
 
 
-def test_a_truncated_film_is_not_delivered(studio, files, source, film: Film) -> None:
-    path = studio.folder / "cut.mp4"
+def test_a_truncated_film_is_not_delivered(media, files, source, film: Film) -> None:
+    path = media.folder / "cut.mp4"
     path.write_bytes(files.fetch(film.file).read_bytes()[:3000])
     with pytest.raises(ValueError, match=r"cannot be decoded to its end"):
         publish(files, source, with_file(files, path, film))
     assert files.delivered == []
 
 
-def test_the_comparison_of_a_film_of_one_frame(studio, files, source: Source) -> None:
-    path = studio.footage("blink.mp4", 1, size=(128, 96), sound=np.full((1, 640), 900, np.int16))
+def test_the_comparison_of_a_film_of_one_frame(media, files, source: Source) -> None:
+    path = media.footage("blink.mp4", 1, size=(128, 96), sound=np.full((1, 640), 900, np.int16))
     receipt = publish(files, source, Film(files.store(path, "film/mp4"), 1, 25.0, 0.0), "side_by_side")
     with av.open(receipt.uri.replace(".mp4", ".comparison.mp4")) as container:
         assert len(container.streams.audio) == 1
@@ -152,11 +150,11 @@ def test_the_comparison_of_a_film_of_one_frame(studio, files, source: Source) ->
 
 
 @pytest.mark.parametrize("frames", [None, 10, 40])
-def test_the_comparison_shows_source_and_dub_side_by_side(studio, files, source: Source, film: Film, frames: int | None) -> None:
+def test_the_comparison_shows_source_and_dub_side_by_side(media, files, source: Source, film: Film, frames: int | None) -> None:
     """Footage shorter than the film holds its last frame; longer footage is cut."""
     if frames is not None:
         red = [np.full((60, 50, 3), (200, 40, 40), np.uint8)] * (frames - 1) + [np.full((60, 50, 3), (40, 40, 200), np.uint8)]
-        picture = files.store(studio.footage("source.mp4", red), "footage/mp4")
+        picture = files.store(media.footage("source.mp4", red), "footage/mp4")
         source = replace(source, picture=picture, moving=True, width=50, height=60, n_frames=frames)
     receipt = publish(files, source, film, "side_by_side")
     assert json.loads(Path(receipt.sidecar).read_text())["files"]["comparison"] == "films/anna-7.comparison.mp4"
