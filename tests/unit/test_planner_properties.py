@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, pad_to_film
 from infinitedub.stages.errors import BadInput
 from infinitedub.stages.ingest.frame_timing import TimedFrame, output_frame_number, to_constant_rate
-from infinitedub.stages.listen.timeline import FRAME_RATE, place
+from infinitedub.stages.listen.frame_alignment import FRAME_RATE, align_to_frames
 from infinitedub.stages.media.encode import exact_rate
 from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 from infinitedub.stages.records import Artifact, Length, Segment, Source, Span, Voice
@@ -265,10 +265,10 @@ def test_what_the_model_hears_of_a_voice_is_where_the_film_has_it(first: int, se
     """Feature rows are film frames: both begin within a sample of each other, also for a voice that waits for another of another rate."""
     n_first, n_second = (max(1, round(length * rate)) for length, rate in zip(lengths, (first, second), strict=True))
     start = round(n_first / first * second)
-    where = place(start, second, round(Fraction(n_second * SAMPLE_RATE, second)))
-    begins = (where.first_frame * FRAME_SAMPLES + where.lead) / SAMPLE_RATE
+    alignment = align_to_frames(start, second, round(Fraction(n_second * SAMPLE_RATE, second)))
+    begins = (alignment.first_frame * FRAME_SAMPLES + alignment.lead_samples) / SAMPLE_RATE
     assert abs(begins - start / second) <= 0.5 / SAMPLE_RATE + 1e-9
     frame = int(start / second * FRAME_RATE)  # the film frame in which it begins
-    assert abs(where.first_frame - frame) <= (abs(begins * FRAME_RATE - round(begins * FRAME_RATE)) < 1e-2)
-    ends = (where.first_frame + where.frames) / FRAME_RATE
+    assert abs(alignment.first_frame - frame) <= (abs(begins * FRAME_RATE - round(begins * FRAME_RATE)) < 1e-2)
+    ends = (alignment.first_frame + alignment.frames) / FRAME_RATE
     assert 0 <= ends - (start + n_second) / second + 1.5 / SAMPLE_RATE <= 1 / FRAME_RATE + 3 / SAMPLE_RATE

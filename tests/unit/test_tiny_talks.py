@@ -87,7 +87,7 @@ def test_films_are_as_long_as_the_speech_and_keep_their_colours_and_sharpness(fi
         seen = measures.trace(shown.film, cast.cast(FIRST + number)[0])
         assert seen.frames == len(shown.truth) == 75
         assert not seen.black.any()
-        assert drift.colour_drift(seen, FPS) < drift.LARGEST_COLOUR_DRIFT
+        assert drift.color_drift(seen, FPS) < drift.MAX_COLOR_DRIFT
         assert 0.9 < drift.sharpness_ratio(seen, FPS) < 1.1
 
 
