@@ -78,23 +78,23 @@ def test_clips_and_chunks_are_joined_in_order(files) -> None:
 @pytest.mark.parametrize("bits", [16, 24])
 @pytest.mark.parametrize(("channels", "rate"), [(1, 16000), (2, 44100), (2, 48000), (6, 48000), (1, 8000), (2, 96000), (1, 192000)])
 def test_one_voice_keeps_every_sample(files, channels: int, rate: int, bits: int) -> None:
-    given = noise(channels, rate * 3 // 5, bits)
-    film = assemble(files, source(voice(files, given, rate, start=1000)), clip(files, 0, 0, 25))
+    original = noise(channels, rate * 3 // 5, bits)
+    film = assemble(files, source(voice(files, original, rate, start=1000)), clip(files, 0, 0, 25))
     got = film_samples(files, film)
     assert got.shape == (channels, rate)
-    assert np.array_equal(got[:, 1000 : 1000 + given.shape[1]], given)
+    assert np.array_equal(got[:, 1000 : 1000 + original.shape[1]], original)
     assert not got[:, :1000].any()
-    assert not got[:, 1000 + given.shape[1] :].any()
+    assert not got[:, 1000 + original.shape[1] :].any()
 
 
 @pytest.mark.parametrize(("samples", "drift"), [(16000, 0.0), (16320, 20.0), (8000, -500.0)])
 def test_audio_is_cut_or_padded_to_the_video_and_drift_is_recorded(files, samples: int, drift: float) -> None:
-    given = noise(1, samples)
-    film = assemble(files, source(voice(files, given)), clip(files, 0, 0, 25))
+    original = noise(1, samples)
+    film = assemble(files, source(voice(files, original)), clip(files, 0, 0, 25))
     assert film.drift_ms == pytest.approx(drift)
     got = film_samples(files, film)
     assert got.shape == (1, 16000)
-    assert np.array_equal(got[:, :samples], given[:, :16000])
+    assert np.array_equal(got[:, :samples], original[:, :16000])
 
 
 def test_a_voice_that_begins_after_the_film_is_dropped(files) -> None:
@@ -149,8 +149,8 @@ def test_voices_in_turn_at_two_rates_start_at_the_right_sample(files) -> None:
 
 
 def test_aac_keeps_the_duration_and_uses_a_supported_rate(files) -> None:
-    given = (np.sin(np.arange(15000) / 11) * 9000).astype(np.int16)[None]
-    film = assemble(files, source(voice(files, given, 15000)), clip(files, 0, 0, 25), sound_codec="aac")
+    original = (np.sin(np.arange(15000) / 11) * 9000).astype(np.int16)[None]
+    film = assemble(files, source(voice(files, original, 15000)), clip(files, 0, 0, 25), sound_codec="aac")
     with av.open(str(files.fetch(film.file))) as container:
         stream = container.streams.audio[0]
         assert (stream.codec_context.name, stream.codec_context.sample_rate) == ("aac", 48000)
@@ -159,25 +159,25 @@ def test_aac_keeps_the_duration_and_uses_a_supported_rate(files) -> None:
 
 @pytest.mark.parametrize("codec", ["flac", "aac"])
 def test_the_same_input_gives_the_same_bytes(files, codec: str) -> None:
-    made = [source(voice(files, noise(2, 30000), 48000), voice(files, noise(1, 9000, seed=1)))] * 2
+    sources = [source(voice(files, noise(2, 30000), 48000), voice(files, noise(1, 9000, seed=1)))] * 2
     clips = clip(files, 0, 0, 20)
-    first, second = (assemble(files, each, clips, sound_codec=codec, preset="medium") for each in made)
+    first, second = (assemble(files, each, clips, sound_codec=codec, preset="medium") for each in sources)
     assert first.file.sha256 == second.file.sha256
     assert first.file.uri != second.file.uri
 
 
 def test_colors_are_bt709_and_tagged(files) -> None:
     y, x = np.mgrid[:48, :64]
-    given = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
+    original = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
     path = files.scratch() / "a.mkv"
-    write_lossless(path, [given] * 5, 25.0)
+    write_lossless(path, [original] * 5, 25.0)
     film = assemble(files, source(voice(files, noise(1, 100))), Clip(0, Span(0, 5), (Chunk(0, files.store(path, "chunk/mkv"), 5),)), crf=1)
     with av.open(str(files.fetch(film.file))) as container:
         frame = next(container.decode(video=0))
         assert frame.format.name == "yuv420p"
         assert [int(tag) for tag in (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)] == [1, 1, 1, 1]
         got = frame.reformat(format="rgb24", src_colorspace=1).to_ndarray().astype(int)
-        assert np.abs(got - given).mean() < 3
+        assert np.abs(got - original).mean() < 3
 
 
 def test_odd_sizes_are_padded_with_a_copied_row_and_column(files) -> None:

@@ -120,7 +120,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
     """Returns the bytes of an undamaged file; each is written once."""
     folder = tmp_path_factory.mktemp("whole")
 
-    def made(name: str) -> bytes:
+    def undamaged(name: str) -> bytes:
         path = folder / name
         if not path.exists():
             if name in MOVING:
@@ -133,7 +133,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
                 Image.fromarray(noise(48, 64, 3)).save(path, STILL[name])
         return path.read_bytes()
 
-    return made
+    return undamaged
 
 
 def footage(path: Path, codec: str, frames: list[np.ndarray], voice: str) -> None:
@@ -162,10 +162,10 @@ def write_tone(container: Any, stream: Any) -> None:
 
 def flip_bits(data: bytes, one_in: int) -> bytes:
     """Flips single bits, one in `one_in` bytes on average."""
-    rng, made = random.Random(len(data)), bytearray(data)
+    rng, changed = random.Random(len(data)), bytearray(data)
     for _ in range(max(1, len(data) // one_in)):
-        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-    return bytes(made)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
 
 
 def zero_range(data: bytes, begin: float, end: float) -> bytes:
@@ -273,11 +273,11 @@ def test_very_short_sound(media: Any, files: Any, good: tuple[Path, Path], n_sam
     assert source.voices[0].n_samples == n_samples
 
 
-@pytest.mark.parametrize("place", [0, 7999, 15999])
+@pytest.mark.parametrize("position", [0, 7999, 15999])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
-def test_a_single_invalid_sample_is_refused(media: Any, files: Any, good: tuple[Path, Path], place: int, bad: float) -> None:
+def test_a_single_invalid_sample_is_refused(media: Any, files: Any, good: tuple[Path, Path], position: int, bad: float) -> None:
     samples = np.zeros((1, 16000), np.float32)
-    samples[0, place] = bad
+    samples[0, position] = bad
     assert "NaN" in str(ingest_or_refusal(files, media.sound("a.wav", samples, codec="pcm_f32le"), "speech", good))
 
 
@@ -331,12 +331,12 @@ def test_headers_without_media(media: Any, files: Any, good: tuple[Path, Path], 
 
 def with_duration(data: bytes, kinds: tuple[bytes, ...], units: int) -> bytes:
     """An MP4 whose headers announce this duration, in units of their own clocks."""
-    made = bytearray(data)
+    changed = bytearray(data)
     for kind, offset in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16)):
-        place = -1
-        while kind in kinds and (place := data.find(kind, place + 1)) >= 0:
-            made[place + 4 + offset : place + 8 + offset] = struct.pack(">I", units)
-    return bytes(made)
+        position = -1
+        while kind in kinds and (position := data.find(kind, position + 1)) >= 0:
+            changed[position + 4 + offset : position + 8 + offset] = struct.pack(">I", units)
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("what", ["picture", "speech"])

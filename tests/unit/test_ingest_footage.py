@@ -74,14 +74,14 @@ def test_no_stream_loses_its_last_frames_to_another(media, files, portrait: Path
     """Decoders return their last frames when they are flushed; B-frames and AAC make both streams have some."""
     import av
 
-    given, path = media.footage("given.mp4", 20, sound=noise(1, 12800, 16), options={"bf": "3"}), media.folder / "a.mkv"
-    with av.open(str(given)) as container, av.open(str(path), "w") as made:
+    original, path = media.footage("original.mp4", 20, sound=noise(1, 12800, 16), options={"bf": "3"}), media.folder / "a.mkv"
+    with av.open(str(original)) as container, av.open(str(path), "w") as copy:
         found = [*container.streams.video, *container.streams.audio]
-        streams = {stream.index: made.add_stream_from_template(stream) for stream in (found if order == "picture first" else found[::-1])}
+        streams = {stream.index: copy.add_stream_from_template(stream) for stream in (found if order == "picture first" else found[::-1])}
         for packet in container.demux():
             if packet.dts is not None:
                 packet.stream = streams[packet.stream.index]
-                made.mux(packet)
+                copy.mux(packet)
     assert frame_numbers(files.fetch(ingest(files, path, media.speech()).picture)) == list(range(20))
     assert ingest(files, portrait, path).voices[0].n_samples >= 12800
 
@@ -92,11 +92,11 @@ def test_pixels_become_square(media, files) -> None:
 
 
 def test_odd_sizes_become_even_without_blur(media, files) -> None:
-    given = np.full((49, 65, 3), 60, np.uint8)
-    given[:, ::2] = 200  # stripes of one pixel; scaling by 64/65 would blur them to grey in the middle
-    source = ingest(files, media.footage("a.mp4", [given] * 3, pixel_format="yuv444p", options={"crf": "1"}), media.speech())
+    original = np.full((49, 65, 3), 60, np.uint8)
+    original[:, ::2] = 200  # stripes of one pixel; scaling by 64/65 would blur them to grey in the middle
+    source = ingest(files, media.footage("a.mp4", [original] * 3, pixel_format="yuv444p", options={"crf": "1"}), media.speech())
     assert (source.width, source.height) == (64, 48)
-    assert np.abs(next(read_all(files.fetch(source.picture))).astype(int) - given[:48, :64]).max() < 30
+    assert np.abs(next(read_all(files.fetch(source.picture))).astype(int) - original[:48, :64]).max() < 30
 
 
 @pytest.mark.parametrize("matrix", [None, (0, 1, -1, 0)])
@@ -138,13 +138,13 @@ def test_high_definition_without_tags_is_bt709(media, files) -> None:
 def test_high_dynamic_range_is_converted_to_standard_range(media, files) -> None:
     """PQ at 1/4 and 1/2 of its range is 5.2 and 92 cd/m2 (SMPTE ST 2084); diffuse white is 203 (ITU-R BT.2408), the screen's gamma 2.4 (BT.1886)."""
 
-    def as_pq(stream) -> None:
+    def tag_as_pq(stream) -> None:
         codec = stream.codec_context
         codec.color_trc, codec.color_primaries, codec.colorspace, codec.color_range = 16, 9, 9, 1
 
     frames = [np.full((48, 64, 3), level, np.uint8) for level in (0, 64, 128, 255)]
     path = media.footage(
-        "a.mp4", frames, codec="libx265", pixel_format="yuv420p10le", configure=as_pq, options={"x265-params": "log-level=none:crf=1"}
+        "a.mp4", frames, codec="libx265", pixel_format="yuv420p10le", configure=tag_as_pq, options={"x265-params": "log-level=none:crf=1"}
     )
     black, dark, middle, bright = (float(frame.mean()) for frame in read_all(files.fetch(ingest(files, path, media.speech()).picture)))
     assert black < 2
@@ -156,26 +156,26 @@ def test_high_dynamic_range_is_converted_to_standard_range(media, files) -> None
 def test_interlaced_footage_is_deinterlaced(media, files) -> None:
     """A bar that moves between two fields leaves a comb in the frame; deinterlacing removes most of it."""
 
-    def combed(number: int) -> np.ndarray:
+    def interlaced_frame(number: int) -> np.ndarray:
         frame = np.full((96, 128, 3), 40, np.uint8)
         for field in (0, 1):
             left = 10 + 8 * number + 4 * field
             frame[field::2, left : left + 30] = 220
         return frame
 
-    def comb(frame: np.ndarray) -> float:
+    def comb_strength(frame: np.ndarray) -> float:
         rows = frame.astype(int)
         return float(np.abs(2 * rows[1:-1] - rows[:-2] - rows[2:]).mean())
 
-    def interlaced(stream) -> None:
+    def encode_interlaced(stream) -> None:
         stream.codec_context.options = {"x264-params": "tff=1", "crf": "4"}
 
-    given = [combed(number) for number in range(8)]
-    path = media.footage("a.mp4", given, configure=interlaced)
+    original = [interlaced_frame(number) for number in range(8)]
+    path = media.footage("a.mp4", original, configure=encode_interlaced)
     source = ingest(files, path, media.speech())
     assert source.n_frames == 8
-    after = [comb(frame) for frame in read_all(files.fetch(source.picture))]
-    assert max(after[1:-1]) < 0.5 * comb(given[3])
+    after = [comb_strength(frame) for frame in read_all(files.fetch(source.picture))]
+    assert max(after[1:-1]) < 0.5 * comb_strength(original[3])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])

@@ -62,7 +62,7 @@ def test_a_heif_photograph_is_named_in_the_message(media, files, brand: str) -> 
 
 def test_a_missing_file_is_refused(media, files) -> None:
     with pytest.raises(BadInput, match="does not exist"):
-        ingest(files, media.folder / "nowhere.mp4", media.speech())
+        ingest(files, media.folder / "missing.mp4", media.speech())
 
 
 PLAYLISTS = {
@@ -128,12 +128,12 @@ def test_truncated_footage_is_refused(media, files, name: str, sound: bool) -> N
     path = media.footage(name, noisy_frames(50), sound=voice, codec="libvpx-vp9" if name == "a.webm" else "libx264")
     if name == "fast.mp4":  # the index comes first, so the file opens although it is truncated
         whole, path = path, media.folder / "b.mp4"
-        with av.open(str(whole)) as given, av.open(str(path), "w", options={"movflags": "+faststart"}) as made:
-            streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
-            for packet in given.demux():
+        with av.open(str(whole)) as original, av.open(str(path), "w", options={"movflags": "+faststart"}) as copy:
+            streams = {stream.index: copy.add_stream_from_template(stream) for stream in original.streams}
+            for packet in original.demux():
                 if packet.dts is not None:
                     packet.stream = streams[packet.stream_index]
-                    made.mux(packet)
+                    copy.mux(packet)
     cut(path, 0.5)
     reason = "cut short" if name != "a.mp4" else "index is missing"
     with pytest.raises(BadInput, match=reason):

@@ -282,7 +282,7 @@ def test_features_from_disk_and_from_memory_are_identical(stage: ListenStage, tm
     sample_files = [SampleFile(tmp_path / f"{number}.f32", [sound]) for number, sound in enumerate(sounds)]
     paths = [tmp_path / "memory.safetensors", tmp_path / "disk.safetensors"]
     results = [
-        write_speech_features(path, voices, given, silence, encoder, SETTINGS) for path, given in zip(paths, (sounds, sample_files), strict=True)
+        write_speech_features(path, voices, samples, silence, encoder, SETTINGS) for path, samples in zip(paths, (sounds, sample_files), strict=True)
     ]
     assert results[0] == results[1]
     assert paths[0].read_bytes() == paths[1].read_bytes()

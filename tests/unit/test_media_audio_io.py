@@ -22,11 +22,11 @@ def sine(sample_rate: int, samples: int, hertz: float = 440.0) -> np.ndarray:
 @pytest.mark.parametrize("bits", [16, 24])
 @pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("2.1", 3), ("5.1", 6), ("7.1", 8)])
 def test_samples_are_read_back_exactly(tmp_path: Path, layout: str, channels: int, bits: int) -> None:
-    given = noise((channels, 9000), bits)
+    original = noise((channels, 9000), bits)
     path = tmp_path / "a.flac"
-    assert write_flac(path, (given[:, i : i + 1700] for i in range(0, 9000, 1700)), 44100, layout) == 9000
+    assert write_flac(path, (original[:, i : i + 1700] for i in range(0, 9000, 1700)), 44100, layout) == 9000
     assert sound_format(path) == SoundFormat(44100, layout, channels, bits)
-    assert np.array_equal(np.concatenate(list(sample_blocks(path)), axis=1), given)
+    assert np.array_equal(np.concatenate(list(sample_blocks(path)), axis=1), original)
 
 
 def test_same_samples_give_same_bytes(tmp_path: Path) -> None:
@@ -60,9 +60,9 @@ def test_resampling_keeps_pitch_level_and_time(tmp_path: Path) -> None:
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
-    given = noise((2, 3000))
-    write_flac(path, [given], 16000, "stereo")
-    assert np.allclose(read_mono(path, 16000), given.mean(axis=0) / 32768, atol=1e-7)
+    original = noise((2, 3000))
+    write_flac(path, [original], 16000, "stereo")
+    assert np.allclose(read_mono(path, 16000), original.mean(axis=0) / 32768, atol=1e-7)
 
 
 def test_full_scale_is_one(tmp_path: Path) -> None:
