@@ -254,7 +254,7 @@ def alternating_noise(seconds: float, seed: int = 0) -> np.ndarray:
     return (loud * generator.normal(0, 0.3, round(seconds * RATE))).astype(np.float32)
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.5, 3.217, 17.0, 40.03])  # a block on disk is 16.4 s
+@pytest.mark.parametrize("seconds", [0.4, 0.5, 3.217, 17.0, 40.03])  # the K-weighting runs in blocks of 16.4 s
 def test_loudness_from_disk_has_the_bits_of_pyloudnorm(tmp_path: Path, seconds: float) -> None:
     sound = alternating_noise(seconds, seed=round(seconds))
     assert (
