@@ -16,8 +16,8 @@ from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.listen.stage import ListenStage
-from infinitedub.stages.media.sound import write_flac
-from infinitedub.stages.media.video import read_all, write_lossless
+from infinitedub.stages.media.audio_io import write_flac
+from infinitedub.stages.media.video_io import read_all, write_lossless
 from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 from infinitedub.stages.records import Artifact, Box, Chunk, Prompt, Seed, Segment, Source, Voice
 from infinitedub.stages.segment.plan import plan_segments

@@ -15,7 +15,7 @@ from infinitedub.stages.generate.color_match import match_color
 from infinitedub.stages.generate.sampling.guidance import Momentum
 from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
 from infinitedub.stages.generate.sampling.step_cache import TeaCache
-from infinitedub.stages.listen.loudness import level, measure
+from infinitedub.stages.listen.loudness import measure_loudness, normalize_loudness
 from infinitedub.stages.model.speakers import reference_map, rotate
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, read_between
 from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
@@ -73,7 +73,7 @@ def check_loudness(fixture: Fixture) -> Iterator[Check]:
         case = name.removesuffix(".out")
         theirs = fixture[name]
         given = fixture[f"{case}.in"] if f"{case}.in" in fixture else torch.zeros_like(theirs)
-        ours = level(given.numpy(), measure(given.numpy(), SAMPLE_RATE), TARGET_LUFS)
+        ours = normalize_loudness(given.numpy(), measure_loudness(given.numpy(), SAMPLE_RATE), TARGET_LUFS)
         yield compare(fixture.name, case, torch.from_numpy(ours), theirs, EXACT)
 
 

@@ -23,7 +23,7 @@ from infinitedub.stages.generate.sampling.samplers import SamplerSettings
 from infinitedub.stages.generate.sampling.step_cache import Cache, NoCache, TeaCache
 from infinitedub.stages.generate.streaming import dub
 from infinitedub.stages.generate.window_inputs import SegmentInputs
-from infinitedub.stages.media.video import write_lossless
+from infinitedub.stages.media.video_io import write_lossless
 from infinitedub.stages.model.shards import Alone
 from infinitedub.stages.records import Artifact, Box, Prompt, Segment, Source, Span, Voice, Window
 from infinitedub.stages.segment.plan import plan_windows, source_frame

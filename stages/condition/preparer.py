@@ -14,7 +14,7 @@ from infinitedub.stages.condition.framing import choose_bucket, frame_picture
 from infinitedub.stages.condition.masks import choose_boxes, speaker_masks
 from infinitedub.stages.condition.references import Reference, encode_reference
 from infinitedub.stages.condition.settings import ConditionSettings
-from infinitedub.stages.media.video import read_frames
+from infinitedub.stages.media.video_io import read_frames
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.tensorfile import create

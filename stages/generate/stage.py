@@ -68,7 +68,7 @@ class GenerateStage:
         from infinitedub.stages.generate.streaming import dub
         from infinitedub.stages.generate.window_frames import to_bytes
         from infinitedub.stages.generate.window_inputs import SegmentInputs
-        from infinitedub.stages.media.video import write_lossless
+        from infinitedub.stages.media.video_io import write_lossless
 
         if self._engine is None or self._shards is None:
             raise RuntimeError("generating begins with open()")

@@ -14,7 +14,7 @@ from infinitedub.stages.condition.preparer import Preparer
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.errors import BadInput, ConfigError
-from infinitedub.stages.media.video import write_lossless
+from infinitedub.stages.media.video_io import write_lossless
 from infinitedub.stages.records import Box, Prompt
 from tests.unit.tiny import condition_settings, segment_of, source_of
 

@@ -11,7 +11,7 @@ from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.errors import ConfigError, Transient
 from infinitedub.stages.generate.stage import GenerateStage
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
 from tests.unit.tiny import condition_settings, generate_settings, read, segment_of, source_of
 

@@ -10,7 +10,7 @@ from torch import nn
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.generate.stage import GenerateStage
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.model.offload import offload
 from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
 from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of

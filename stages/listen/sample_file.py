@@ -1,16 +1,16 @@
-"""A voice as the encoder hears it, on disk: sliced like an array, with nothing in memory but the slice."""
+"""Samples on disk as input of the speech encoder: sliced like an array, with only the slice in memory."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from infinitedub.stages.listen.loudness import level
+from infinitedub.stages.listen.loudness import normalize_loudness
 from infinitedub.stages.model.speech_encoder import Samples
 
 
-class Recording:
-    """Mono float32 samples in a file of their own."""
+class SampleFile:
+    """Mono float32 samples in a file."""
 
     def __init__(self, path: Path, blocks: Iterable[np.ndarray]) -> None:
         """Writes the blocks to `path`."""
@@ -28,20 +28,21 @@ class Recording:
         return np.fromfile(self._path, np.float32, max(0, stop - start), offset=start * np.float32().itemsize)
 
 
-class Levelled:
-    """Samples at the level they are to be heard at, with silence before and after them."""
+class NormalizedSamples:
+    """Samples at a target loudness, with silence before and after them."""
 
-    def __init__(self, samples: Samples, lufs: float | None, target_lufs: float, lead: int, tail: int) -> None:
+    def __init__(self, samples: Samples, lufs: float | None, target_lufs: float, lead_samples: int, tail_samples: int) -> None:
         self._samples, self._lufs, self._target_lufs = samples, lufs, target_lufs
-        self._lead, self._tail = lead, tail
+        self._lead_samples, self._tail_samples = lead_samples, tail_samples
 
     def __len__(self) -> int:
-        return self._lead + len(self._samples) + self._tail
+        return self._lead_samples + len(self._samples) + self._tail_samples
 
     def __getitem__(self, span: slice) -> np.ndarray:
         start, stop, _ = span.indices(len(self))
-        heard = np.zeros(max(0, stop - start), np.float32)
-        first, last = max(start, self._lead), min(stop, self._lead + len(self._samples))
+        result = np.zeros(max(0, stop - start), np.float32)
+        lead = self._lead_samples
+        first, last = max(start, lead), min(stop, lead + len(self._samples))
         if first < last:
-            heard[first - start : last - start] = level(self._samples[first - self._lead : last - self._lead], self._lufs, self._target_lufs)
-        return heard
+            result[first - start : last - start] = normalize_loudness(self._samples[first - lead : last - lead], self._lufs, self._target_lufs)
+        return result
