@@ -96,7 +96,7 @@ def check_projection(fixture: Fixture) -> Iterator[Check]:
     about = fixture.about["apg"]
     momentum = Momentum(about["momentum"], about["norm_threshold"])
     for number in range(sum(name.startswith("apg.") and name.endswith(".out") for name in fixture.tensors)):
-        ours = momentum(fixture[f"apg.{number}.diff"], fixture[f"apg.{number}.pred_cond"])
+        ours = momentum(fixture[f"apg.{number}.diff"], fixture[f"apg.{number}.pred_cond"], step=number)
         yield compare(fixture.name, f"apg {number}", ours, fixture[f"apg.{number}.out"], CLOSE)
 
 

@@ -14,7 +14,7 @@ from infinitedub.stages.generate.parallel import from_first
 from infinitedub.stages.generate.sampling.guidance import Guidance, Pass
 from infinitedub.stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
 from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
-from infinitedub.stages.generate.sampling.step_cache import Cache, Residual, TeaCache
+from infinitedub.stages.generate.sampling.step_cache import Cache, ResidualCache, TeaCache
 from infinitedub.stages.model.dit import PATCH, EmbeddedConditioning, InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.shards import Shards, plan_shards
@@ -62,18 +62,18 @@ class InfiniteTalk:
         sigmas = shifted_sigmas(self._sampler.steps, self._sampler.shift).to(known)
         condition = torch.cat([first_frame_mask(cue.reference), cue.reference], dim=1)
         told = {each: self._tell(each, cue) for each in self._guidance.passes}
-        skips = self._skips(sigmas[:-1] * TIMESTEPS)
+        caches = self._step_caches(sigmas[:-1] * TIMESTEPS)
         combine = self._guidance.start()
 
-        def flow(latents: Tensor, sigma: Tensor) -> Tensor:
+        def flow(latents: Tensor, sigma: Tensor, step: int) -> Tensor:
             fixed = torch.cat([known, latents[:, :, k:]], dim=2)
             shown = torch.cat([fixed, condition], dim=1)
             timestep = (sigma * TIMESTEPS)[None]
-            answers = {
-                each: self._transformer(shown, timestep, told[each], cue.masks, shards=self._shards, steps=skips[each])
+            predictions = {
+                each: self._transformer(shown, timestep, told[each], cue.masks, shards=self._shards, steps=caches[each].at(step) if caches else None)
                 for each in self._guidance.passes
             }
-            return combine(answers)
+            return combine(predictions, step)
 
         latents = SAMPLERS[self._sampler.name](flow, noise.to(known), sigmas)
         return torch.cat([known, latents[:, :, k:]], dim=2)
@@ -91,17 +91,17 @@ class InfiniteTalk:
         return from_first(encoded, (batch, channels, latents, height, width), self._shards, cue.reference.device)
 
     def _tell(self, each: Pass, cue: WindowInputs) -> EmbeddedConditioning:
-        text = cue.text if each.hears_prompt else cue.null_text
-        audio = cue.audio if each.hears_speech else torch.zeros_like(cue.audio[-1:])  # nobody speaks: one person is enough
+        text = cue.text if each.uses_prompt else cue.null_text
+        audio = cue.audio if each.uses_speech else torch.zeros_like(cue.audio[-1:])  # nobody speaks: one person is enough
         return self._transformer.embed(text, cue.image, audio)
 
-    def _skips(self, timesteps: Tensor) -> dict[Pass, Residual | None]:
-        """A step cache for each pass, new for each window."""
+    def _step_caches(self, timesteps: Tensor) -> dict[Pass, ResidualCache]:
+        """A step cache for each pass, new for each window; empty if every step is computed."""
         if not isinstance(self._cache, TeaCache):
-            return dict.fromkeys(self._guidance.passes)
+            return {}
         modulations = torch.cat([self._transformer.embed_time(timestep[None])[1] for timestep in timesteps])
         computed = self._cache.computed(modulations)
-        return {each: Residual(computed) for each in self._guidance.passes}
+        return {each: ResidualCache(computed) for each in self._guidance.passes}
 
 
 def first_frame_mask(reference: Tensor) -> Tensor:

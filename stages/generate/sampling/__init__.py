@@ -1,4 +1,4 @@
-"""From noise to latents: when to ask the model, what to ask it, and how to go on from its answers.
+"""From noise to latents: samplers, noise schedule, guidance and step caches.
 
-Nothing here imports torch: what these files need of tensors are their methods. So settings and the values that use them are one.
+Nothing here except schedules.py imports torch: the other files use methods of tensors only. So the settings and the code that uses them share a file.
 """

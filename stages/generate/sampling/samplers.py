@@ -1,4 +1,4 @@
-"""From noise to a sample along the model's flow."""
+"""Samplers: integrate the model's flow from noise to latents."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from infinitedub.stages.settings import Decides, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Flow = Callable[["Tensor", "Tensor"], "Tensor"]
-"""flow(latents, sigma) = d latents / d sigma: what the model says of latents at noise level sigma (a scalar tensor in [0, 1])."""
+Flow = Callable[["Tensor", "Tensor", int], "Tensor"]
+"""flow(latents, sigma, step) = d latents / d sigma: the model's prediction for latents at noise level sigma (a scalar tensor in [0, 1]).
+
+`step` counts the intervals of the schedule from 0. A sampler that evaluates the flow several times within an interval passes the same number each
+time: step caches and the momentum of guidance count steps, not calls.
+"""
 
 Sampler = Callable[[Flow, "Tensor", "Tensor"], "Tensor"]
-"""sampler(flow, latents, sigmas): the latents at the last of the falling `sigmas` [steps + 1], from those at the first."""
+"""sampler(flow, latents, sigmas): the latents at the last of the decreasing `sigmas` [steps + 1], given those at the first."""
 
 
 def euler(flow: Flow, latents: Tensor, sigmas: Tensor) -> Tensor:
     """x' = x + flow(x, s) * (s' - s): first order, one evaluation per step."""
-    for sigma, following in pairwise(sigmas):
-        latents = latents + flow(latents, sigma) * (following - sigma)
+    for step, (sigma, following) in enumerate(pairwise(sigmas)):
+        latents = latents + flow(latents, sigma, step) * (following - sigma)
     return latents
 
 
@@ -31,14 +35,14 @@ SAMPLERS: dict[str, Sampler] = {"euler": euler}
 
 
 class SamplerSettings(Settings):
-    """How the flow is followed from noise to latents."""
+    """How the flow is integrated from noise to latents."""
 
     name: Decides[str]
-    """Which rule; one of `SAMPLERS`."""
+    """Integration rule; one of `SAMPLERS`."""
     steps: Decides[int] = Field(ge=1)
-    """Points of the schedule at which the model is asked."""
+    """Intervals of the noise schedule."""
     shift: Decides[float] = Field(gt=0)
-    """Where the steps lie: 1 spaces them evenly, more puts more of them at high noise, as large frames need."""
+    """Distribution of the steps: 1 spaces them evenly, larger values put more of them at high noise, which large frames need."""
 
     @field_validator("name")
     @classmethod
