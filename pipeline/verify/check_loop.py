@@ -21,7 +21,7 @@ from infinitedub.stages.generate.infinitetalk import InfiniteTalk, first_frame_m
 from infinitedub.stages.generate.sampling.guidance import Apg, Cfg, Guidance
 from infinitedub.stages.generate.sampling.samplers import SamplerSettings
 from infinitedub.stages.generate.sampling.step_cache import Cache, NoCache, TeaCache
-from infinitedub.stages.generate.streaming import dub
+from infinitedub.stages.generate.streaming import SegmentProgress, StreamOptions, WindowFrames, generate_segment
 from infinitedub.stages.generate.window_inputs import SegmentInputs
 from infinitedub.stages.media.video_io import write_lossless
 from infinitedub.stages.model.shards import Alone
@@ -65,6 +65,22 @@ class Watched(InfiniteTalk):
         self._seen.cues.append(cue)
         self._seen.latents.append(latents)
         return latents
+
+
+class CollectedFrames:
+    """Keeps all fresh frames in memory. Implements `WindowStore`."""
+
+    def __init__(self) -> None:
+        self.fresh: list[Tensor] = []  # of each window [3, F, H, W]
+
+    def resume(self, progress: SegmentProgress) -> SegmentProgress:
+        return progress
+
+    def save(self, progress: SegmentProgress, made: WindowFrames | None) -> SegmentProgress:
+        if made is None:
+            raise RuntimeError("one process makes all frames, got none")
+        self.fresh.append(made.fresh[0])
+        return SegmentProgress(progress.window + 1, made.motion_frames)
 
 
 def check_loop(fixture: Fixture, coefficients: Coefficients) -> Iterator[Check | Skipped]:
@@ -142,18 +158,18 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         seen=seen,
     )
     noise = {window: fixture[key][None] for key, kind, window, _ in about["rng_order"] if kind == "noise"}
-    pieces = dub(
+    collected = CollectedFrames()
+    parts = generate_segment(
         engine,
         segment,
         SegmentInputs(segment, conditions, speech, "cpu", compat_upstream=True),
-        lambda fresh, _: fresh[0],
-        color_strength=call["color_correction_strength"],
-        seam_frames=0,
-        motion_frames=call["motion_frame"],
+        collected,
+        StreamOptions(call["color_correction_strength"], seam_frames=0, motion_frames=call["motion_frame"]),
         noise=lambda window, _: noise[window],
     )
-    video = torch.cat(list(pieces), dim=1)
-    return video, load_file(conditions).get("masks")
+    for _ in parts:
+        pass
+    return torch.cat(collected.fresh, dim=1), load_file(conditions).get("masks")
 
 
 def condition_settings(about: Mapping[str, Any]) -> ConditionSettings:

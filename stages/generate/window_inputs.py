@@ -35,8 +35,8 @@ class SegmentInputs:
         with self._open() as file:
             return file.get_tensor("color_reference") / 255
 
-    def cue(self, number: int, audio_rows: int) -> WindowInputs:
-        """What window `number` is told; a frame hears `audio_rows` rows of features."""
+    def window(self, number: int, audio_rows: int) -> WindowInputs:
+        """The inputs of window number `number`; each frame gets `audio_rows` rows of speech features."""
         window = self._segment.windows[number]
         frames = window.span.frames + window.pad_frames
         last = number == len(self._segment.windows) - 1
