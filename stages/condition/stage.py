@@ -37,7 +37,7 @@ class ConditionStage:
         from infinitedub.stages.model.weights.paths import locate
 
         if torch.device(rank.device).type != self.config.device:
-            raise ConfigError(f"condition.device is {self.config.device}, but the pool seats condition on {rank.device}; make both the same")
+            raise ConfigError(f"generate.device is {self.config.device}, but the pool placed condition on {rank.device}; make both the same")
         dtype = torch.bfloat16 if self.config.dtype == "bf16" else torch.float32
         bundle = open_bundle(locate(self.config.weights))
         text_encoder = bundle.text_encoder(dtype, rank.device)

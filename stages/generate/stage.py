@@ -36,7 +36,9 @@ class GenerateStage:
         from infinitedub.stages.model.weights.paths import locate
 
         if torch.device(rank.device).type != self.config.device:
-            raise ConfigError(f"generate.device is {self.config.device}, but the pool seats generate on {rank.device}; make both the same")
+            raise ConfigError(
+                f"generate.device is {self.config.device}, but the pool placed generate on {rank.device}; take pools=cluster for cuda, others for cpu"
+            )
         model = self.config.model
         bundle = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech))
         self._rank = rank

@@ -198,7 +198,7 @@ def test_the_stage_gives_the_documented_file(files, tmp_path):
 
 
 def test_the_stage_must_sit_where_it_is_set_to():
-    with pytest.raises(ConfigError, match=r"condition\.device is cuda.*cpu"):
+    with pytest.raises(ConfigError, match=r"generate\.device is cuda.*condition on cpu"):
         ConditionStage(condition_settings(device="cuda")).open(Rank())
 
 
