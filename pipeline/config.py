@@ -10,6 +10,7 @@ from infinitedub.pipeline.pools.settings import ClusterSettings, PoolsSettings, 
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.assemble.settings import AssembleSettings
 from infinitedub.stages.condition.settings import ConditionOptions
+from infinitedub.stages.engines.registry import ENGINES, EngineSpec
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.generate.settings import GenerateSettings
 from infinitedub.stages.ingest.settings import IngestOptions
@@ -47,6 +48,11 @@ class RunConfig(Settings):
     storage: StorageSettings
     pools: PoolsSettings
     cluster: ClusterSettings
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine that the model's record names."""
+        return ENGINES[self.generate.model.engine]
 
     @model_validator(mode="after")
     def _pools_have_the_device(self) -> Self:

@@ -30,17 +30,31 @@ class StageSpec:
 
 
 def stage_specs(config: RunConfig) -> dict[str, StageSpec]:
-    """Every stage of a run, in the order of the flow. A stage gets its own settings and the facts of the model that it declares."""
-    generate = config.generate
-    model = generate.model
-    condition = ConditionSettings.from_parts(config.condition, model, generate.precision, generate)
-    specs = (
+    """Every stage of a run, in the order of the flow. A stage gets its own settings and the facts of the model that it declares.
+
+    listen is there only if the engine needs speech.
+    """
+    generate, model, engine = config.generate, config.generate.model, config.engine
+    specs = [
         StageSpec("ingest", IngestStage(IngestSettings.from_parts(config.ingest, model)), Source),
         StageSpec("segment", SegmentStage(SegmentSettings.from_parts(config.segment, model)), tuple[Segment, ...]),
-        StageSpec("listen", ListenStage(ListenSettings.from_parts(config.listen, model)), Speech),
-        StageSpec("condition", ConditionStage(condition), Conditions),
+        StageSpec("condition", ConditionStage(condition_settings(config)), Conditions),
         StageSpec("generate", GenerateStage(generate), Clip),
         StageSpec("assemble", AssembleStage(config.assemble), Film),
         StageSpec("publish", PublishStage(config.publish), Receipt),
-    )
+    ]
+    if engine.needs_speech:
+        specs.insert(2, StageSpec("listen", ListenStage(ListenSettings.from_parts(config.listen, model)), Speech))
     return {spec.name: spec for spec in specs}
+
+
+def condition_settings(config: RunConfig) -> ConditionSettings:
+    """The settings of condition, with those of the engine's preparation."""
+    generate = config.generate
+    preparation = config.engine.preparation_settings.from_parts(generate.model, generate.precision, generate)
+    return ConditionSettings(
+        remembered_prompts=config.condition.remembered_prompts,
+        buckets=generate.model.buckets,
+        device=generate.device,
+        preparation=preparation,
+    )

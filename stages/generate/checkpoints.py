@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infinitedub.stages.contract import Files
+from infinitedub.stages.engines.parallel import broadcast_number, raise_on_all_ranks
 from infinitedub.stages.errors import Transient
-from infinitedub.stages.generate.parallel import broadcast_number, raise_on_all_ranks
 from infinitedub.stages.generate.streaming import SegmentProgress, WindowFrames
 from infinitedub.stages.generate.window_frames import to_bytes
 from infinitedub.stages.media.video_io import write_lossless

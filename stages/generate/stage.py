@@ -1,7 +1,7 @@
 """Generate: makes the frames of a segment."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infinitedub.stages.contract import Files, Rank
 from infinitedub.stages.errors import ConfigError
@@ -9,7 +9,7 @@ from infinitedub.stages.generate.settings import GenerateSettings
 from infinitedub.stages.records import Chunk, Clip, Conditions, Seed, Segment, Speech
 
 if TYPE_CHECKING:
-    from infinitedub.stages.generate.engine import Engine
+    from infinitedub.stages.engines.engine import Engine
     from infinitedub.stages.model.shards import Shards
 
 
@@ -24,57 +24,34 @@ class GenerateStage:
         self.config = config
         self._rank = Rank()
         self._shards: Shards | None = None
-        self._engine: Engine | None = None
+        self._engine: Engine[Any] | None = None
 
     def open(self, rank: Rank) -> None:
         import torch
 
-        from infinitedub.stages.generate.infinitetalk import InfiniteTalk
-        from infinitedub.stages.generate.parallel import join
-        from infinitedub.stages.model.offload import offload
-        from infinitedub.stages.model.weights.bundle import open_bundle
-        from infinitedub.stages.model.weights.paths import locate
+        from infinitedub.stages.engines.parallel import join
+        from infinitedub.stages.engines.registry import ENGINES
 
         if torch.device(rank.device).type != self.config.device:
-            raise ConfigError(
-                f"generate.device is {self.config.device}, but the pool placed generate on {rank.device}; take pools=cluster for cuda, others for cpu"
-            )
+            raise ConfigError(f"generate.device is {self.config.device}, but the pool placed generate on {rank.device}; make both the same")
         model = self.config.model
-        bundle = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech))
         self._rank = rank
         self._shards = join(rank, self.config.parallel)
-        transformer = bundle.transformer(
-            torch.bfloat16 if self.config.precision.dtype == "bf16" else torch.float32,
-            rank.device,
-            [(locate(lora.path), lora.scale) for lora in model.loras],
-            compat_upstream=self.config.compat == "upstream",
-        )
-        if rank.low_memory:
-            offload(transformer.blocks)
-        self._engine = InfiniteTalk(
-            transformer,
-            bundle.codec(torch.float32, rank.device) if rank.index == 0 else None,
-            sampler=self.config.sampler,
-            guidance=self.config.guidance,
-            cache=self.config.cache,
-            shards=self._shards,
-        )
+        self._engine = ENGINES[model.engine].open_engine(model, self.config, rank, self._shards)
 
-    def __call__(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed, *, files: Files) -> Iterator[Chunk | Clip]:
+    def __call__(self, segment: Segment, conditions: Conditions, speech: Speech | None, seed: Seed, *, files: Files) -> Iterator[Chunk | Clip]:
+        from infinitedub.stages.engines.parallel import raise_on_all_ranks
         from infinitedub.stages.generate.checkpoints import CheckpointStore
         from infinitedub.stages.generate.noise import window_noise
-        from infinitedub.stages.generate.parallel import raise_on_all_ranks
         from infinitedub.stages.generate.streaming import StreamOptions, generate_segment
-        from infinitedub.stages.generate.window_inputs import SegmentInputs
 
         if self._engine is None or self._shards is None:
             raise RuntimeError("GenerateStage is called before open()")
         device = self._rank.device
         with raise_on_all_ranks(self._shards, device):
-            upstream = self.config.compat == "upstream"
-            inputs = SegmentInputs(segment, files.fetch(conditions.tensors), files.fetch(speech.features), device, compat_upstream=upstream)
+            features = None if speech is None else files.fetch(speech.features)
+            inputs = self._engine.open_segment(segment, files.fetch(conditions.tensors), features)
             store = CheckpointStore(segment, files, self.config.model.fps, self._shards, device)
-        self._engine.check(inputs.latent_shape)
         yield from generate_segment(
             self._engine,
             segment,
@@ -85,8 +62,8 @@ class GenerateStage:
         )
 
     def close(self) -> None:
-        """Leaves the gang and lets the networks go."""
-        from infinitedub.stages.generate.parallel import leave
+        """Leaves the gang and releases the networks."""
+        from infinitedub.stages.engines.parallel import leave
 
         if self._shards is not None:
             leave(self._shards)

@@ -6,16 +6,17 @@ Memory does not grow with the length of the film: of a finished window only its 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from infinitedub.stages.engines.engine import Engine, SegmentInputs
 from infinitedub.stages.generate.color_match import match_color
-from infinitedub.stages.generate.engine import Engine
 from infinitedub.stages.generate.seam_easing import ease_in
 from infinitedub.stages.generate.window_frames import fresh
-from infinitedub.stages.generate.window_inputs import SegmentInputs
 from infinitedub.stages.records import Chunk, Clip, Segment, WindowCheckpoint
+
+W = TypeVar("W")
 
 NoiseOfWindow = Callable[[int, Sequence[int]], Tensor]
 """noise(window, shape): the noise of window number `window` of the segment."""
@@ -58,7 +59,7 @@ class StreamOptions:
 
 
 def generate_segment(
-    engine: Engine, segment: Segment, inputs: SegmentInputs, store: WindowStore, options: StreamOptions, noise: NoiseOfWindow
+    engine: Engine[W], segment: Segment, inputs: SegmentInputs[W], store: WindowStore, options: StreamOptions, noise: NoiseOfWindow
 ) -> Iterator[Chunk | Clip]:
     """Makes each window that is not stored yet and yields its `Chunk`, then yields the `Clip`. On ranks other than 0 of a gang it yields nothing."""
     progress = store.resume(SegmentProgress())
@@ -72,14 +73,14 @@ def generate_segment(
 
 
 def make_window(
-    engine: Engine, segment: Segment, inputs: SegmentInputs, progress: SegmentProgress, options: StreamOptions, noise: NoiseOfWindow
+    engine: Engine[W], segment: Segment, inputs: SegmentInputs[W], progress: SegmentProgress, options: StreamOptions, noise: NoiseOfWindow
 ) -> WindowFrames | None:
     """The frames of window `progress.window`; None on ranks other than 0.
 
     Colours are corrected and seams eased before the motion frames are taken, so that neither colour drift nor a seam reaches the next window.
     """
     window = segment.windows[progress.window]
-    frames = engine.window(inputs.window(progress.window, engine.audio_rows), progress.motion_frames, partial(noise, progress.window))
+    frames = engine.window(inputs.window(progress.window), progress.motion_frames, partial(noise, progress.window))
     if frames is None:
         return None
     frames = match_color(frames, inputs.color_reference, options.color_strength)

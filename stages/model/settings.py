@@ -1,6 +1,6 @@
 """The model's record: what it is, and the sizes it was trained for.
 
-`ModelSettings` is the one place where these values are set. A stage that needs some of them declares the classes below as further bases of its
+conf/generate/model is the one place where these values are set. A stage that needs some of them declares the classes below as further bases of its
 settings, and pipeline/run/stage_registry.py fills them in from the record. So no two stages can disagree about the model.
 """
 
@@ -105,12 +105,5 @@ class LoraSettings(Settings):
     """Factor on its changes."""
 
 
-class ModelSettings(BaseWeights, SpeechWeights, FrameRate, WindowSizes, FrameSizes):
-    """A denoiser with its encoders."""
-
-    adapter: Weights
-    """The safetensors file of InfiniteTalk's own weights: relative to `weights`, or an absolute path or URI."""
-    teacache_coefficients: Decides[tuple[float, ...]] = Field(min_length=1)
-    """Predicts the change of the blocks' output from a change of the embedded timestep: a polynomial, highest power first."""
-    loras: Decides[tuple[LoraSettings, ...]]
-    """Merged into the transformer, in any order."""
+class ModelSettings(FrameRate, WindowSizes, FrameSizes):
+    """What every engine's model declares. The engines' own classes are in stages/engines."""

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from infinitedub.stages.engines.infinitetalk.window_inputs import ConditionedSegment
 from infinitedub.stages.generate.noise import window_noise
 from infinitedub.stages.generate.streaming import SegmentProgress, StreamOptions, generate_segment
 from infinitedub.stages.generate.window_frames import fresh, to_bytes
-from infinitedub.stages.generate.window_inputs import SegmentInputs
 from infinitedub.stages.records import Artifact, Chunk, Clip, Seed, Span, Window, WindowCheckpoint
 from tests.unit.tiny import segment_of
 
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 4, 6
 def inputs(tmp_path):
     """Builds the inputs of a segment whose windows refer to frames 0, 1, 0, 1, ..."""
 
-    def build(segment, n_speech: int = 500, **options) -> SegmentInputs:
+    def build(segment, n_speech: int = 500, **options) -> ConditionedSegment:
         count = len(segment.windows)
         tensors = {
             "text": torch.zeros(3, 8),
@@ -35,16 +35,14 @@ def inputs(tmp_path):
             tensors[f"reference.{number}.latents"] = torch.full((1, 16, 9, 1, 1), float(number))
         save_file(tensors, tmp_path / "conditions.safetensors")
         save_file({"speaker_0": torch.arange(n_speech * 2.0).view(n_speech, 1, 2), "silence": torch.zeros(1, 2)}, tmp_path / "speech.safetensors")
-        options = {"compat_upstream": False, **options}
-        return SegmentInputs(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
+        options = {"audio_rows": 5, "compat_upstream": False, **options}
+        return ConditionedSegment(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
 
     return build
 
 
 class Painter:
     """An engine whose frame i of window w is w + i / 100, `scale` times, and which watches how many of its windows are still held."""
-
-    audio_rows = 5
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale

@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
+from infinitedub.stages.engines.infinitetalk.window import InfiniteTalk
+from infinitedub.stages.engines.infinitetalk.window_inputs import WindowInputs
+from infinitedub.stages.engines.parallel import STATUS_BYTES, decode_status, encode_status, join, leave
+from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.errors import BadInput, Transient
-from infinitedub.stages.generate.engine import WindowInputs
-from infinitedub.stages.generate.infinitetalk import InfiniteTalk
-from infinitedub.stages.generate.parallel import STATUS_BYTES, decode_status, encode_status, join, leave
-from infinitedub.stages.generate.sampling.guidance import Cfg
-from infinitedub.stages.generate.sampling.samplers import SamplerSettings
-from infinitedub.stages.generate.sampling.step_cache import NoCache
-from infinitedub.stages.generate.settings import ParallelSettings
 from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.shards import Alone, Shards
 from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
+from infinitedub.stages.sampling.guidance import Cfg
+from infinitedub.stages.sampling.samplers import SamplerSettings
+from infinitedub.stages.sampling.step_cache import NoCache
 from tests.unit.conftest import LocalFiles
 from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of
 
@@ -97,6 +97,7 @@ def make(shards: Shards) -> dict[str, torch.Tensor]:
         guidance=Cfg(name="cfg", text_scale=2.0, audio_scale=3.0),
         cache=NoCache(name="none"),
         shards=shards,
+        device="cpu",
     )
     made = {}
     for name, size in SIZES.items():

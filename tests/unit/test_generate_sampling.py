@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from infinitedub.stages.generate.sampling.guidance import Apg, Cfg, Momentum, Pass, orthogonal_part
-from infinitedub.stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
-from infinitedub.stages.generate.sampling.schedules import shifted_sigmas
-from infinitedub.stages.generate.sampling.step_cache import ResidualCache, TeaCache
+from infinitedub.stages.sampling.guidance import Apg, Cfg, Momentum, Pass, orthogonal_part
+from infinitedub.stages.sampling.samplers import SAMPLERS, SamplerSettings
+from infinitedub.stages.sampling.schedules import shifted_sigmas
+from infinitedub.stages.sampling.step_cache import ResidualCache, TeaCache
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 

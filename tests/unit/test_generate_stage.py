@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.errors import ConfigError, Transient
-from infinitedub.stages.generate.sampling.samplers import SAMPLERS
 from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.model.dit import TalkingBlock
 from infinitedub.stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
+from infinitedub.stages.sampling.samplers import SAMPLERS
 from tests.unit.tiny import condition_settings, generate_settings, read, segment_of, source_of
 
 

@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from infinitedub.stages.contract import Rank
+from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
-from infinitedub.stages.generate.settings import ParallelSettings
 from infinitedub.stages.model.shards import Alone, Shards, attention
 
 
