@@ -27,7 +27,7 @@ def dispatch(
 ) -> int:
     """Runs the catalogue, or the rows named by `ids`. The cluster stays up until `session` ends, for the next point of a sweep."""
     storage = Storage(config.storage)
-    catalogue = chosen(read_catalogue(config.catalogue, storage.open_input, config.rows), ids)
+    catalogue = chosen(read_catalogue(config.catalogue, storage.open_input, config.rows, needs_speech=config.engine.needs_speech), ids)
     for row in catalogue.bad:
         print(f"{config.catalogue}: {row}", file=sys.stderr)
     if catalogue.bad and config.on_bad_row == "stop":

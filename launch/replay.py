@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     record = read_run(shared, run)
     config = inline_config(checked(compose(overrides_of(record, args.overrides))))
     shared = Storage(config.storage)
-    rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows), frozenset([name]))
+    rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows, needs_speech=config.engine.needs_speech), frozenset([name]))
     if not rows.jobs:
         raise ConfigError(f"{config.catalogue}: {rows.bad[0]}")
     if number is None:

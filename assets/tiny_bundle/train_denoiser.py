@@ -15,12 +15,12 @@ from infinitedub.assets.tiny_bundle.autoencoder import HELD_OUT
 from infinitedub.assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, WINDOW, Scene, Spoken, load_corpus, scene
 from infinitedub.assets.tiny_bundle.latent_cache import ROLLED, open_latents, open_rolled
 from infinitedub.assets.tiny_bundle.trainer import Crew, Plan, finished, train
-from infinitedub.stages.condition.masks import halves, speaker_masks
-from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
+from infinitedub.stages.engines.infinitetalk.masks import halves, speaker_masks
 from infinitedub.stages.model.audio_conditioning import window_indices
 from infinitedub.stages.model.dit import EmbeddedConditioning, InfiniteTalkTransformer
 from infinitedub.stages.model.shards import Alone
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, SpeechEncoder
+from infinitedub.stages.sampling.schedules import TIMESTEPS, shifted_sigmas
 
 HEAD = 48  # channels of an attention head
 WIDTH = 4 * HEAD

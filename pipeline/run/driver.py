@@ -96,7 +96,7 @@ class Driver:
             return self._pools
 
         def provenance(seconds: dict[str, float]) -> Provenance:
-            return Provenance(self._run, self._config.model_dump(mode="json"), weights["generate"], library_versions(), seconds)
+            return Provenance(self._run, self._config.model_dump(mode="json"), weights.get("generate", ""), library_versions(), seconds)
 
         self._context = RunContext(
             stages=self.stages,

@@ -83,14 +83,17 @@ class JobStages:
                 raise StageFailed("segment", None, error) from error
         return segments
 
-    async def listen(self, source: Source) -> Speech:
+    async def listen(self, source: Source) -> Speech | None:
+        """None if the engine needs no speech."""
+        if "listen" not in self.context.stages:
+            return None
         return await self._result("listen", (source,))
 
     async def condition(self, source: Source, segment: Segment, prompt: Prompt) -> Conditions:
         return await self._result("condition", (source, segment, prompt), segment)
 
-    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed) -> Clip:
-        window_kind = (conditions.height, conditions.width, len(speech.lufs))
+    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech | None, seed: Seed) -> Clip:
+        window_kind = (conditions.height, conditions.width, len(speech.lufs) if speech else 0)
         return await self._result("generate", (segment, conditions, speech, seed), segment, window_kind=window_kind)
 
     async def assemble(self, source: Source, clips: tuple[Clip, ...]) -> Film:

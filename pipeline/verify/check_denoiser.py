@@ -12,9 +12,9 @@ from infinitedub.pipeline.verify.comparison import Check, Skipped, compare
 from infinitedub.pipeline.verify.fixture import Fixture
 from infinitedub.pipeline.verify.networks import build_transformer
 from infinitedub.stages.contract import Rank
+from infinitedub.stages.engines.parallel import join, leave
+from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.generate.parallel import join, leave
-from infinitedub.stages.generate.settings import ParallelSettings
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.shards import Alone, Shards, plan_shards
 

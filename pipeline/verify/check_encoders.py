@@ -10,7 +10,7 @@ from torch import Tensor
 from infinitedub.pipeline.verify.comparison import Check, compare, compare_exactly
 from infinitedub.pipeline.verify.fixture import Fixture
 from infinitedub.pipeline.verify.networks import build_codec, build_image_encoder, build_speech_encoder, build_text_model
-from infinitedub.stages.generate.speech_windows import heard_rows
+from infinitedub.stages.engines.infinitetalk.speech_windows import feature_rows
 from infinitedub.stages.model.audio_conditioning import AudioProjector, window_indices
 from infinitedub.stages.model.image_encoder import prepare
 from infinitedub.stages.model.latent_codec import LatentCodec
@@ -49,7 +49,7 @@ def check_audio_projector(fixture: Fixture) -> Iterator[Check]:
         yield compare_exactly(fixture.name, f"indices {about['i']}", ours, theirs)
     if "tail" in fixture.about:
         speech, extended = fixture["tail.in"], fixture["tail.out"]
-        rows = heard_rows(0, len(extended), len(speech), 1, "mirror")[:, 0]
+        rows = feature_rows(0, len(extended), len(speech), 1, "mirror")[:, 0]
         yield compare_exactly(fixture.name, "mirrored tail", speech[rows], extended)
 
 

@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 from infinitedub.pipeline.verify.comparison import Check, Skipped, compare, compare_exactly
 from infinitedub.pipeline.verify.fixture import Fixture
-from infinitedub.stages.condition.framing import frame_masks, frame_picture, to_range
+from infinitedub.stages.engines.framing import frame_masks, frame_picture, to_range
 from infinitedub.stages.generate.color_match import match_color
-from infinitedub.stages.generate.sampling.guidance import Momentum
-from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
-from infinitedub.stages.generate.sampling.step_cache import TeaCache
 from infinitedub.stages.listen.loudness import measure_loudness, normalize_loudness
 from infinitedub.stages.model.speakers import reference_map, rotate
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, read_between
 from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
 from infinitedub.stages.model.weights.lora import open_lora
+from infinitedub.stages.sampling.guidance import Momentum
+from infinitedub.stages.sampling.schedules import TIMESTEPS, shifted_sigmas
+from infinitedub.stages.sampling.step_cache import TeaCache
 
 EXACT = 1e-6
 """A few roundings in float32."""
@@ -96,7 +96,7 @@ def check_projection(fixture: Fixture) -> Iterator[Check]:
     about = fixture.about["apg"]
     momentum = Momentum(about["momentum"], about["norm_threshold"])
     for number in range(sum(name.startswith("apg.") and name.endswith(".out") for name in fixture.tensors)):
-        ours = momentum(fixture[f"apg.{number}.diff"], fixture[f"apg.{number}.pred_cond"])
+        ours = momentum(fixture[f"apg.{number}.diff"], fixture[f"apg.{number}.pred_cond"], step=number)
         yield compare(fixture.name, f"apg {number}", ours, fixture[f"apg.{number}.out"], CLOSE)
 
 

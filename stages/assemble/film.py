@@ -15,8 +15,8 @@ from infinitedub.stages.media.audio_io import resample, to_audio_frame, to_float
 from infinitedub.stages.media.encode import add_aac_audio, add_film_video, add_flac_audio, exact_rate, open_output, to_film_frame
 
 
-def write_film(path: Path, frames: Iterator[np.ndarray], fps: float, sound: Soundtrack, settings: AssembleSettings) -> int:
-    """Encodes (height, width, 3) uint8 RGB frames, at least one, with the soundtrack, and returns the number of frames.
+def write_film(path: Path, frames: Iterator[np.ndarray], fps: float, sound: Soundtrack | None, settings: AssembleSettings) -> int:
+    """Encodes (height, width, 3) uint8 RGB frames, at least one, with the soundtrack if there is one, and returns the number of frames.
 
     The same input gives the same bytes.
     """
@@ -26,20 +26,21 @@ def write_film(path: Path, frames: Iterator[np.ndarray], fps: float, sound: Soun
     n_frames, n_samples = 0, 0
     with open_output(path, "mp4") as container:
         video = add_film_video(container, rate, size, settings.crf, settings.preset)
-        audio = add_audio_stream(container, sound, settings)
-        audio_frames = encoder_frames(sound, audio.codec_context.sample_rate, settings)
+        audio = None if sound is None else add_audio_stream(container, sound, settings)
+        audio_frames = iter(()) if sound is None or audio is None else encoder_frames(sound, audio.codec_context.sample_rate, settings)
         for pixels in chain([first], frames):
             frame = to_film_frame(pixels)
             frame.pts, frame.time_base = n_frames, 1 / rate
             container.mux(video.encode(frame))
             n_frames += 1
             # Video and audio advance together, since the muxer would otherwise buffer one of them until the other arrives.
-            while n_samples * rate < n_frames * audio.codec_context.sample_rate and (block := next(audio_frames, None)) is not None:
+            while audio and n_samples * rate < n_frames * audio.codec_context.sample_rate and (block := next(audio_frames, None)) is not None:
                 block.pts, block.time_base = n_samples, Fraction(1, block.sample_rate)
                 n_samples += block.samples
                 container.mux(audio.encode(block))
         container.mux(video.encode(None))
-        container.mux(audio.encode(None))
+        if audio:
+            container.mux(audio.encode(None))
     return n_frames
 
 

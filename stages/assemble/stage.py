@@ -32,8 +32,9 @@ class AssembleStage:
         seconds = sum(chunk.frames for chunk in chunks) / exact_rate(source.fps)
         tracks = [VoiceTrack(files.fetch(voice.sound), voice.start_sample) for voice in source.voices]
         path = files.scratch() / "film.mp4"
-        frames = write_film(path, read_chunks(chunks, files), source.fps, build_soundtrack(tracks, Fraction(seconds)), self.config)
-        drift_ms = (source.speech_seconds - float(seconds)) * 1000
+        sound = build_soundtrack(tracks, Fraction(seconds)) if tracks else None
+        frames = write_film(path, read_chunks(chunks, files), source.fps, sound, self.config)
+        drift_ms = (source.speech_seconds - float(seconds)) * 1000 if tracks else 0.0
         return Film(files.store(path, "film/mp4"), frames, source.fps, drift_ms)
 
     def close(self) -> None:

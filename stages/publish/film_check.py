@@ -19,28 +19,31 @@ class FilmProperties:
     picture_seconds: float
     sound_seconds: float
     picture_codec: str
-    sound_codec: str
+    sound_codec: str  # empty without sound; sound_seconds, sample_rate and channels are then 0
     sample_rate: int
     channels: int
 
 
-def probe_film(path: Path) -> FilmProperties:
-    """Decodes a film to its end. Raises ValueError if it does not hold exactly one video and one audio stream, or cannot be decoded."""
+def probe_film(path: Path, audio_streams: int = 1) -> FilmProperties:
+    """Decodes a film to its end. Raises ValueError unless it holds one video stream and `audio_streams` audio streams, and can be decoded."""
     n_frames = n_samples = 0
     try:
         with av.open(str(path)) as container:
-            if len(container.streams.video) != 1 or len(container.streams.audio) != 1:
+            if len(container.streams.video) != 1 or len(container.streams.audio) != audio_streams:
                 n_video, n_audio = len(container.streams.video), len(container.streams.audio)
-                raise ValueError(f"{path.name} has {n_video} video and {n_audio} audio streams; wanted is one of each")
-            video, audio = container.streams.video[0], container.streams.audio[0]
+                raise ValueError(f"{path.name} has {n_video} video and {n_audio} audio streams; wanted are 1 and {audio_streams}")
+            video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
             video.thread_type = "AUTO"
-            for packet in container.demux(video, audio):
+            for packet in container.demux([stream for stream in (video, audio) if stream]):
                 for frame in packet.decode():
                     if isinstance(frame, av.VideoFrame):
                         n_frames += 1
                     else:
                         n_samples += frame.samples
-            video_codec, audio_codec = video.codec_context, audio.codec_context
+            video_codec = video.codec_context
+            if audio is None:
+                return FilmProperties(video_codec.width, video_codec.height, n_frames, float(stream_seconds(video)), 0.0, video_codec.name, "", 0, 0)
+            audio_codec = audio.codec_context
             # The samples that an encoder adds to fill its last block are decoded, but not played.
             sound_seconds = min(Fraction(n_samples, audio_codec.sample_rate), stream_seconds(audio))
             return FilmProperties(
@@ -61,6 +64,7 @@ def check_film(found: FilmProperties, film: Film) -> None:
     frame_seconds, film_seconds = 1 / film.fps, film.frames / film.fps
     if found.frames != film.frames:
         raise ValueError(f"the film holds {found.frames} frames, its record says {film.frames}")
-    for stream, seconds in (("video", found.picture_seconds), ("audio", found.sound_seconds)):
+    lengths = [("video", found.picture_seconds), *([("audio", found.sound_seconds)] if found.sound_codec else [])]
+    for stream, seconds in lengths:
         if abs(seconds - film_seconds) > frame_seconds:
             raise ValueError(f"the film's {stream} lasts {seconds:.3f} s, its {film.frames} frames at {film.fps:g} fps last {film_seconds:.3f} s")

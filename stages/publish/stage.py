@@ -24,7 +24,7 @@ class PublishStage:
         from infinitedub.stages.publish.sidecar import build_sidecar, write_sidecar
 
         path, folder = files.fetch(film.file), files.scratch()
-        found = probe_film(path)
+        found = probe_film(path, audio_streams=1 if source.voices else 0)
         check_film(found, film)
         names = {"film": f"{self.config.folder}/{job.id}.mp4"}
         if self.config.comparison == "side_by_side":

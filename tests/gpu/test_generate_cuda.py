@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.generate.parallel import XfuserUlysses, join, leave
-from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.engines.parallel import XfuserUlysses, join, leave
+from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.model.shards import Alone, Shards
 from tests.golden.read import denoiser, golden
 

@@ -25,7 +25,7 @@ from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE as RATE
 from infinitedub.stages.records import Artifact, Source, Voice
 
-SETTINGS = ListenSettings(weights="bundled:tiny", speech="wav2vec2", target_lufs=-23.0, silence_lufs=-60.0, chunk_seconds=2.0, context_seconds=0.5)
+SETTINGS = ListenSettings(speech="bundled:tiny/wav2vec2", target_lufs=-23.0, silence_lufs=-60.0, chunk_seconds=2.0, context_seconds=0.5)
 GOLDEN = Path(__file__).parents[1] / "golden"
 SILENT_FEATURE = -1.0  # what the encoder below returns for silence
 

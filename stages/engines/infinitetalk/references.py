@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infinitedub.stages.condition.framing import to_range
+from infinitedub.stages.engines.framing import to_range
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
 

@@ -4,7 +4,8 @@ Each rank holds an equal piece of the tokens. For self-attention the ranks trade
 each sees all tokens with its share of the heads, and trade back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,8 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.engines.settings import ParallelSettings
+from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from infinitedub.stages.model.shards import Alone, Shards, attention
 
 
@@ -132,9 +133,62 @@ def leave(shards: Shards) -> None:
         dist.destroy_process_group()
 
 
-def agree(number: int, shards: Shards, device: torch.device | str) -> int:
+def broadcast_number(number: int, shards: Shards, device: torch.device | str) -> int:
     """Rank 0's number on every rank."""
     return number if shards.degree == 1 else int(share(torch.tensor([number], device=device)))
+
+
+FAILURES: tuple[type[Exception], ...] = (BadInput, ConfigError, Transient, FloatingPointError, MemoryError, ConnectionError, TimeoutError, OSError)
+"""Classes of failures that the ranks of a gang tell each other, by number from 1; RuntimeError stands for all others."""
+STATUS_BYTES = 1024
+"""Size of a rank's status: a byte for the class of its failure (0: none), two for the errno, the rest for the message in UTF-8, padded with zeros."""
+
+
+@contextmanager
+def raise_on_all_ranks(shards: Shards, device: torch.device | str) -> Iterator[None]:
+    """Makes a failure of the block on any rank a failure of all ranks, so that none of them waits in a collective for one that has failed.
+
+    Every rank must enter the block, which must not contain collectives of its own. A rank that failed raises its own error. The others raise an
+    error of the same class whose message names the lowest failing rank. Costs one small all-gather.
+    """
+    if shards.degree == 1:
+        yield
+        return
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised again below
+        failure = error
+    statuses = torch.zeros(shards.degree * STATUS_BYTES, dtype=torch.uint8, device=device)
+    dist.all_gather_single(statuses, encode_status(failure).to(device))
+    if failure is not None:
+        raise failure
+    for rank, status in enumerate(statuses.cpu().view(shards.degree, STATUS_BYTES)):
+        if status[0]:
+            raise decode_status(status, rank)
+
+
+def encode_status(failure: Exception | None) -> Tensor:
+    """The status of a rank as bytes [STATUS_BYTES], uint8."""
+    if failure is None:
+        return torch.zeros(STATUS_BYTES, dtype=torch.uint8)
+    number = next((number for number, kind in enumerate(FAILURES, start=1) if isinstance(failure, kind)), len(FAILURES) + 1)
+    known = number <= len(FAILURES)
+    message = str(failure) if known else f"{type(failure).__name__}: {failure}"
+    errno = getattr(failure, "errno", None) or 0
+    encoded = bytes([number]) + errno.to_bytes(2, "little") + message.encode()[: STATUS_BYTES - 3]
+    return torch.frombuffer(bytearray(encoded.ljust(STATUS_BYTES, b"\0")), dtype=torch.uint8)
+
+
+def decode_status(status: Tensor, rank: int) -> Exception:
+    """The failure that `encode_status` wrote on another rank."""
+    encoded = bytes(status.tolist())
+    number, errno = encoded[0], int.from_bytes(encoded[1:3], "little")
+    message = f"rank {rank}: {encoded[3:].rstrip(bytes(1)).decode(errors='ignore')}"
+    if number > len(FAILURES):
+        return RuntimeError(message)
+    kind = FAILURES[number - 1]
+    return kind(errno, message) if errno and issubclass(kind, OSError) else kind(message)
 
 
 def from_first(tensor: Tensor | None, shape: Sequence[int], shards: Shards, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infinitedub.stages.condition.framing import frame_masks
+from infinitedub.stages.engines.framing import frame_masks
 from infinitedub.stages.errors import BadInput
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.settings import GRANULE
