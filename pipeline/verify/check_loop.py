@@ -24,7 +24,7 @@ from infinitedub.stages.generate.sampling.step_cache import Cache, NoCache, TeaC
 from infinitedub.stages.generate.streaming import dub
 from infinitedub.stages.generate.window_inputs import SegmentInputs
 from infinitedub.stages.media.video import write_lossless
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 from infinitedub.stages.records import Artifact, Box, Prompt, Segment, Source, Span, Voice, Window
 from infinitedub.stages.segment.plan import plan_windows, source_frame
 
@@ -138,7 +138,7 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         sampler=SamplerSettings(name="euler", steps=call["sampling_steps"], shift=call["shift"]),
         guidance=guidance_of(about),
         cache=cache_of(about, coefficients),
-        shards=Alone(),
+        shards=SingleDevice(),
         seen=seen,
     )
     noise = {window: fixture[key][None] for key, kind, window, _ in about["rng_order"] if kind == "noise"}

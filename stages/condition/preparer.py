@@ -17,7 +17,7 @@ from infinitedub.stages.condition.settings import ConditionSettings
 from infinitedub.stages.media.video import read_frames
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.tensorfile import create
+from infinitedub.stages.model.tensorfile import create_tensorfile
 from infinitedub.stages.records import Prompt, Segment, Source
 
 
@@ -61,7 +61,7 @@ class Preparer:
         layout = dict(small)
         for number in range(len(shown)):
             layout |= {f"reference.{number}.latents": first.latents, f"reference.{number}.clip": first.clip}
-        file = create(path, layout)
+        file = create_tensorfile(path, layout)
         for name, tensor in small.items():
             file[name].copy_(tensor)
         for number, reference in enumerate(chain([first], references)):

@@ -34,12 +34,12 @@ class ConditionStage:
         from infinitedub.stages.condition.preparer import Preparer
         from infinitedub.stages.model.offload import offload
         from infinitedub.stages.model.weights.bundle import open_bundle
-        from infinitedub.stages.model.weights.paths import locate
+        from infinitedub.stages.model.weights.paths import resolve_weights
 
         if torch.device(rank.device).type != self.config.device:
             raise ConfigError(f"condition.device is {self.config.device}, but the pool seats condition on {rank.device}; make both the same")
         dtype = torch.bfloat16 if self.config.dtype == "bf16" else torch.float32
-        bundle = open_bundle(locate(self.config.weights))
+        bundle = open_bundle(resolve_weights(self.config.weights))
         text_encoder = bundle.text_encoder(dtype, rank.device)
         if rank.low_memory:
             offload(text_encoder.model.encoder.block)

@@ -70,7 +70,7 @@ class InfiniteTalk:
             shown = torch.cat([fixed, condition], dim=1)
             timestep = (sigma * TIMESTEPS)[None]
             answers = {
-                each: self._transformer(shown, timestep, told[each], cue.masks, shards=self._shards, steps=skips[each])
+                each: self._transformer(shown, timestep, told[each], cue.masks, shards=self._shards, step_cache=skips[each])
                 for each in self._guidance.passes
             }
             return combine(answers)

@@ -36,18 +36,18 @@ class GenerateStage:
         from infinitedub.stages.generate.parallel import join
         from infinitedub.stages.model.offload import offload
         from infinitedub.stages.model.weights.bundle import open_bundle
-        from infinitedub.stages.model.weights.paths import locate
+        from infinitedub.stages.model.weights.paths import resolve_weights
 
         if torch.device(rank.device).type != self.config.device:
             raise ConfigError(f"generate.device is {self.config.device}, but the pool seats generate on {rank.device}; make both the same")
         model = self.config.model
-        bundle = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech))
+        bundle = open_bundle(resolve_weights(model.weights), resolve_weights(model.adapter), resolve_weights(model.speech))
         self._rank = rank
         self._shards = join(rank, self.config.parallel)
         transformer = bundle.transformer(
             torch.bfloat16 if self.config.precision.dtype == "bf16" else torch.float32,
             rank.device,
-            [(locate(lora.path), lora.scale) for lora in model.loras],
+            [(resolve_weights(lora.path), lora.scale) for lora in model.loras],
             compat_upstream=self.config.compat == "upstream",
         )
         if rank.low_memory:

@@ -7,7 +7,7 @@ import numpy as np
 from pyloudnorm import IIRfilter
 from scipy.signal import lfilter
 
-from infinitedub.stages.model.speech_encoder import BLOCK, Samples
+from infinitedub.stages.model.speech_encoder import SAMPLE_BLOCK, MonoSamples
 
 BLOCK_SECONDS = 0.4
 """ITU-R BS.1770 measures in blocks of this length; shorter sound has no loudness."""
@@ -16,7 +16,7 @@ ABSOLUTE_GATE = -70.0  # LUFS
 RELATIVE_GATE = -10.0  # LU, below what passes the absolute one
 
 
-def measure(samples: Samples, rate: int) -> float | None:
+def measure(samples: MonoSamples, rate: int) -> float | None:
     """Integrated loudness in LUFS of mono `samples` at `rate` Hz; None where they are silent or too short to be measured.
 
     To the bit what `pyloudnorm.Meter(rate).integrated_loudness` gives, which however holds several copies of the whole sound in memory.
@@ -33,7 +33,7 @@ def measure(samples: Samples, rate: int) -> float | None:
     return lufs if math.isfinite(lufs) else None
 
 
-def block_powers(samples: Samples, rate: int) -> Iterator[float]:
+def block_powers(samples: MonoSamples, rate: int) -> Iterator[float]:
     """Mean square of each overlapping block of the weighted sound (BS.1770-4, equation 3)."""
     seconds = len(samples) / rate
     count = int(np.round((seconds - BLOCK_SECONDS) / (BLOCK_SECONDS * STEP)) + 1)
@@ -46,20 +46,20 @@ def block_powers(samples: Samples, rate: int) -> Iterator[float]:
         yield (1.0 / (BLOCK_SECONDS * rate)) * np.sum(np.square(held[start - begin : stop - begin]))
 
 
-def weighted(samples: Samples, rate: int) -> Iterator[np.ndarray]:
+def weighted(samples: MonoSamples, rate: int) -> Iterator[np.ndarray]:
     """The samples as loud as they seem, piece by piece: through the two filters of the K-weighting (BS.1770-4, annex 1)."""
     shelf, high_pass = IIRfilter(4.0, 1 / np.sqrt(2), 1500.0, rate, "high_shelf"), IIRfilter(0.0, 0.5, 38.0, rate, "high_pass")
     filters = [(one.b, one.a) for one in (shelf, high_pass)]
     states = [np.zeros(2) for _ in filters]
-    for start in range(0, len(samples), BLOCK):
-        piece = samples[start : start + BLOCK]
+    for start in range(0, len(samples), SAMPLE_BLOCK):
+        piece = samples[start : start + SAMPLE_BLOCK]
         for number, (b, a) in enumerate(filters):
             filtered, states[number] = lfilter(b, a, piece, zi=states[number])
             piece = filtered.astype(np.float32)
         yield piece
 
 
-def is_silent(samples: Samples, rate: int, lufs: float | None, silence_lufs: float) -> bool:
+def is_silent(samples: MonoSamples, rate: int, lufs: float | None, silence_lufs: float) -> bool:
     """Whether a voice of that loudness holds nothing to be spoken. Sound too short to be measured is silent only where it is all but zero."""
     if lufs is not None:
         return lufs < silence_lufs

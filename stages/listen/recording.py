@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from infinitedub.stages.listen.loudness import level
-from infinitedub.stages.model.speech_encoder import Samples
+from infinitedub.stages.model.speech_encoder import MonoSamples
 
 
 class Recording:
@@ -29,9 +29,9 @@ class Recording:
 
 
 class Levelled:
-    """Samples at the level they are to be heard at, with silence before and after them."""
+    """MonoSamples at the level they are to be heard at, with silence before and after them."""
 
-    def __init__(self, samples: Samples, lufs: float | None, target_lufs: float, lead: int, tail: int) -> None:
+    def __init__(self, samples: MonoSamples, lufs: float | None, target_lufs: float, lead: int, tail: int) -> None:
         self._samples, self._lufs, self._target_lufs = samples, lufs, target_lufs
         self._lead, self._tail = lead, tail
 

@@ -11,8 +11,8 @@ from infinitedub.stages.listen.loudness import is_silent, measure
 from infinitedub.stages.listen.recording import Levelled
 from infinitedub.stages.listen.settings import ListenSettings
 from infinitedub.stages.listen.timeline import FRAME_RATE, place
-from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, Samples, SpeechEncoder
-from infinitedub.stages.model.tensorfile import lay_out
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, MonoSamples, SpeechEncoder
+from infinitedub.stages.model.tensorfile import allocate_tensorfile
 from infinitedub.stages.records import Voice
 
 SILENCE_SECONDS = 4
@@ -27,7 +27,7 @@ def silence_row(encoder: SpeechEncoder) -> np.ndarray:
 
 
 def hear(
-    path: Path, voices: Sequence[Voice], sounds: Sequence[Samples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
+    path: Path, voices: Sequence[Voice], sounds: Sequence[MonoSamples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
 ) -> tuple[int, tuple[float | None, ...]]:
     """Writes the features of each voice's sound (mono float32 at 16 kHz) to `path`, silence wherever it does not speak.
 
@@ -37,7 +37,7 @@ def hear(
     n_frames = max(one.first_frame + one.frames for one in places)
     shapes = {f"speaker_{index}": (n_frames, *silence.shape) for index in range(len(voices))}
     layout = {name: torch.empty(shape, device="meta") for name, shape in {**shapes, "silence": silence.shape}.items()}
-    starts = lay_out(path, layout)
+    starts = allocate_tensorfile(path, layout)
     loudness = []
     with path.open("r+b") as file:
         file.seek(starts["silence"])
@@ -52,7 +52,7 @@ def hear(
             heard = Levelled(sound, lufs, settings.target_lufs, where.lead, where.tail)
             write_hush(file, silence, where.first_frame)
             frames = 0
-            for piece in encoder.in_chunks(heard, settings.chunk_seconds, settings.context_seconds):
+            for piece in encoder.encode_in_chunks(heard, settings.chunk_seconds, settings.context_seconds):
                 file.write(piece.float().cpu().numpy().tobytes())
                 frames += len(piece)
             if frames != where.frames:  # the encoder gives a row for each whole frame, and whole frames are what it was given

@@ -19,7 +19,7 @@ from infinitedub.stages.generate.sampling.step_cache import NoCache
 from infinitedub.stages.generate.settings import ParallelSettings
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.shards import Alone, Shards
+from infinitedub.stages.model.shards import Shards, SingleDevice
 
 TOLERANCE = 1e-4  # that of the denoiser against the release
 
@@ -120,7 +120,7 @@ def work(rank: int, degree: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, torch.Tensor]:
-    return make(Alone())
+    return make(SingleDevice())
 
 
 @pytest.mark.parametrize("degree", [2, 4])
