@@ -18,7 +18,7 @@ from infinitedub.stages.inspect.frame_stats import FrameStats, measure_frames
 from infinitedub.stages.inspect.seams import mean_seam
 from infinitedub.stages.inspect.sync import correlation, pearson
 from infinitedub.stages.model.weights.bundle import open_bundle
-from infinitedub.stages.model.weights.paths import locate
+from infinitedub.stages.model.weights.paths import resolve_weights
 from infinitedub.stages.records import Box
 
 LAGS = range(-2, 3)
@@ -143,7 +143,7 @@ def minute(studio: Studio, number: int, seconds: float) -> Minute:
 def autoencoder(studio: Studio, number: int, said: Utterance) -> tuple[float, float]:
     """Of a drawn film that only passes through the autoencoder, window by window: its likeness in dB, and r of its mouth."""
     model = studio.model
-    codec = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech)).codec(torch.float32, "cpu")
+    codec = open_bundle(resolve_weights(model.weights), resolve_weights(model.adapter), resolve_weights(model.speech)).codec(torch.float32, "cpu")
     portrait, frames = cast.drawn(number, said)
     frames = frames[: model.window_frames]
     video = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w").float() / 127.5 - 1

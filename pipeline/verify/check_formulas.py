@@ -14,7 +14,7 @@ from infinitedub.stages.engines.framing import frame_masks, frame_picture, to_ra
 from infinitedub.stages.generate.color_match import match_color
 from infinitedub.stages.listen.loudness import measure_loudness, normalize_loudness
 from infinitedub.stages.model.speakers import reference_map, rotate
-from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, read_between
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, interpolate_features
 from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
 from infinitedub.stages.model.weights.lora import open_lora
 from infinitedub.stages.sampling.guidance import Momentum
@@ -57,7 +57,7 @@ def check_interpolation(fixture: Fixture) -> Iterator[Check]:
     features = fixture["interp.in"].transpose(1, 2)
     for name in sorted(name for name in fixture.tensors if re.fullmatch(r"interp\.\d+\.out", name)):
         positions = torch.linspace(0, features.shape[2] - 1, fixture[name].shape[1], dtype=torch.float64)
-        yield compare(fixture.name, name, read_between(features, positions).transpose(1, 2), fixture[name], BETWEEN)
+        yield compare(fixture.name, name, interpolate_features(features, positions).transpose(1, 2), fixture[name], BETWEEN)
 
 
 def check_color(fixture: Fixture) -> Iterator[Check]:

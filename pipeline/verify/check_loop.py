@@ -21,7 +21,7 @@ from infinitedub.stages.engines.infinitetalk.window import InfiniteTalk, first_f
 from infinitedub.stages.engines.infinitetalk.window_inputs import WindowInputs
 from infinitedub.stages.generate.streaming import SegmentProgress, StreamOptions, WindowFrames, generate_segment
 from infinitedub.stages.media.video_io import write_lossless
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 from infinitedub.stages.records import Artifact, Box, Prompt, Segment, Source, Span, Voice, Window
 from infinitedub.stages.sampling.guidance import Apg, Cfg, Guidance
 from infinitedub.stages.sampling.samplers import SamplerSettings
@@ -157,7 +157,7 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         sampler=SamplerSettings(name="euler", steps=call["sampling_steps"], shift=call["shift"]),
         guidance=guidance_of(about),
         cache=cache_of(about, coefficients),
-        shards=Alone(),
+        shards=SingleDevice(),
         device="cpu",
         seen=seen,
     )

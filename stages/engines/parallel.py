@@ -18,7 +18,7 @@ from torch import Tensor
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
-from infinitedub.stages.model.shards import Alone, Shards, attention
+from infinitedub.stages.model.shards import Shards, SingleDevice, attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class TorchUlysses:
         pieces = [share(keys[:, :frame_tokens], source) for source in range(holders)]
         return torch.cat(pieces, dim=1)[:, :frame_tokens]
 
-    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def min_max(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         low, high = torch.aminmax(rows, dim=1)
         both = torch.cat([-low, high])
         dist.all_reduce(both, dist.ReduceOp.MAX)
@@ -82,7 +82,7 @@ def join(rank: Rank, settings: ParallelSettings) -> Shards:
     if rank.world_size != settings.degree:
         raise ConfigError(f"a gang of {rank.world_size} came for generate.parallel.degree={settings.degree}; both must be the same")
     if settings.degree == 1:
-        return Alone()
+        return SingleDevice()
     device = torch.device(rank.device)
     backend = settings.backend
     if backend == "auto":
@@ -129,7 +129,7 @@ def leave(shards: Shards) -> None:
 
         destroy_model_parallel()
         destroy_distributed_environment()
-    if dist.is_initialized() and not isinstance(shards, Alone):
+    if dist.is_initialized() and not isinstance(shards, SingleDevice):
         dist.destroy_process_group()
 
 

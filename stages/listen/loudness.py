@@ -7,7 +7,7 @@ import numpy as np
 from pyloudnorm import IIRfilter
 from scipy.signal import lfilter
 
-from infinitedub.stages.model.speech_encoder import BLOCK, Samples
+from infinitedub.stages.model.speech_encoder import SAMPLE_BLOCK, MonoSamples
 
 BLOCK_SECONDS = 0.4
 """ITU-R BS.1770 measures in blocks of this length; shorter sound has no loudness."""
@@ -17,7 +17,7 @@ RELATIVE_GATE = -10.0  # LU, below the loudness of the blocks that pass the abso
 SILENT_AMPLITUDE = 1e-4  # -80 dB of full scale
 
 
-def measure_loudness(samples: Samples, rate: int) -> float | None:
+def measure_loudness(samples: MonoSamples, rate: int) -> float | None:
     """Integrated loudness in LUFS of mono `samples` at `rate` Hz; None if they are silent or too short to measure.
 
     The result has the same bits as `pyloudnorm.Meter(rate).integrated_loudness`, which needs several copies of the whole sound in memory.
@@ -34,7 +34,7 @@ def measure_loudness(samples: Samples, rate: int) -> float | None:
     return lufs if math.isfinite(lufs) else None
 
 
-def block_powers(samples: Samples, rate: int) -> Iterator[float]:
+def block_powers(samples: MonoSamples, rate: int) -> Iterator[float]:
     """Mean square of each overlapping block of the K-weighted sound (BS.1770-4, equation 3)."""
     seconds = len(samples) / rate
     count = int(np.round((seconds - BLOCK_SECONDS) / (BLOCK_SECONDS * BLOCK_STEP)) + 1)
@@ -47,20 +47,20 @@ def block_powers(samples: Samples, rate: int) -> Iterator[float]:
         yield (1.0 / (BLOCK_SECONDS * rate)) * np.sum(np.square(held[start - begin : stop - begin]))
 
 
-def k_weighted(samples: Samples, rate: int) -> Iterator[np.ndarray]:
+def k_weighted(samples: MonoSamples, rate: int) -> Iterator[np.ndarray]:
     """The samples after the two filters of the K-weighting, which models perceived loudness (BS.1770-4, annex 1), in blocks."""
     shelf, high_pass = IIRfilter(4.0, 1 / np.sqrt(2), 1500.0, rate, "high_shelf"), IIRfilter(0.0, 0.5, 38.0, rate, "high_pass")
     filters = [(iir.b, iir.a) for iir in (shelf, high_pass)]
     states = [np.zeros(2) for _ in filters]
-    for start in range(0, len(samples), BLOCK):
-        piece = samples[start : start + BLOCK]
+    for start in range(0, len(samples), SAMPLE_BLOCK):
+        piece = samples[start : start + SAMPLE_BLOCK]
         for number, (b, a) in enumerate(filters):
             filtered, states[number] = lfilter(b, a, piece, zi=states[number])
             piece = filtered.astype(np.float32)
         yield piece
 
 
-def is_silent(samples: Samples, rate: int, lufs: float | None, silence_lufs: float) -> bool:
+def is_silent(samples: MonoSamples, rate: int, lufs: float | None, silence_lufs: float) -> bool:
     """Whether a voice of this loudness contains no speech. Sound too short to measure is silent only below SILENT_AMPLITUDE."""
     if lufs is not None:
         return lufs < silence_lufs

@@ -1,4 +1,4 @@
-"""Samples on disk as input of the speech encoder: sliced like an array, with only the slice in memory."""
+"""MonoSamples on disk as input of the speech encoder: sliced like an array, with only the slice in memory."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from infinitedub.stages.listen.loudness import normalize_loudness
-from infinitedub.stages.model.speech_encoder import Samples
+from infinitedub.stages.model.speech_encoder import MonoSamples
 
 
 class SampleFile:
@@ -29,9 +29,9 @@ class SampleFile:
 
 
 class NormalizedSamples:
-    """Samples at a target loudness, with silence before and after them."""
+    """MonoSamples at a target loudness, with silence before and after them."""
 
-    def __init__(self, samples: Samples, lufs: float | None, target_lufs: float, lead_samples: int, tail_samples: int) -> None:
+    def __init__(self, samples: MonoSamples, lufs: float | None, target_lufs: float, lead_samples: int, tail_samples: int) -> None:
         self._samples, self._lufs, self._target_lufs = samples, lufs, target_lufs
         self._lead_samples, self._tail_samples = lead_samples, tail_samples
 

@@ -11,8 +11,8 @@ from infinitedub.stages.listen.frame_alignment import FRAME_RATE, align_to_frame
 from infinitedub.stages.listen.loudness import is_silent, measure_loudness
 from infinitedub.stages.listen.sample_file import NormalizedSamples
 from infinitedub.stages.listen.settings import ListenSettings
-from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, Samples, SpeechEncoder
-from infinitedub.stages.model.tensorfile import lay_out
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, MonoSamples, SpeechEncoder
+from infinitedub.stages.model.tensorfile import allocate_tensorfile
 from infinitedub.stages.records import Voice
 
 SILENCE_SECONDS = 4
@@ -27,7 +27,7 @@ def silence_row(encoder: SpeechEncoder) -> np.ndarray:
 
 
 def write_speech_features(
-    path: Path, voices: Sequence[Voice], sounds: Sequence[Samples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
+    path: Path, voices: Sequence[Voice], sounds: Sequence[MonoSamples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
 ) -> tuple[int, tuple[float | None, ...]]:
     """Writes the features of each voice's sound (mono float32 at 16 kHz) to `path`, with the row `silence` for frames without speech.
 
@@ -37,7 +37,7 @@ def write_speech_features(
     n_frames = max(alignment.first_frame + alignment.frames for alignment in alignments)
     shapes = {f"speaker_{index}": (n_frames, *silence.shape) for index in range(len(voices))}
     layout = {name: torch.empty(shape, device="meta") for name, shape in {**shapes, "silence": silence.shape}.items()}
-    offsets = lay_out(path, layout)
+    offsets = allocate_tensorfile(path, layout)
     loudness = []
     with path.open("r+b") as file:
         file.seek(offsets["silence"])
@@ -52,7 +52,7 @@ def write_speech_features(
             samples = NormalizedSamples(sound, lufs, settings.target_lufs, alignment.lead_samples, alignment.tail_samples)
             write_silent_rows(file, silence, alignment.first_frame)
             n_rows = 0
-            for rows in encoder.in_chunks(samples, settings.chunk_seconds, settings.context_seconds):
+            for rows in encoder.encode_in_chunks(samples, settings.chunk_seconds, settings.context_seconds):
                 file.write(rows.float().cpu().numpy().tobytes())
                 n_rows += len(rows)
             if n_rows != alignment.frames:  # the encoder returns one row per whole frame, and its input is whole frames

@@ -24,10 +24,10 @@ class ListenStage:
         import torch
 
         from infinitedub.stages.listen.speech_features import silence_row
-        from infinitedub.stages.model.weights.paths import locate
+        from infinitedub.stages.model.weights.paths import resolve_weights
         from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
-        encoder = SpeechCheckpoint(locate(self.config.speech)).encoder(torch.float32, rank.device)
+        encoder = SpeechCheckpoint(resolve_weights(self.config.speech)).encoder(torch.float32, rank.device)
         self._ear = encoder, silence_row(encoder)
 
     def __call__(self, source: Source, *, files: Files) -> Speech:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from infinitedub.stages.model.weights.paths import absolute, beside
+from infinitedub.stages.model.weights.paths import absolute_location, join_location
 from infinitedub.stages.settings import Decides, Settings, Weights
 
 GRANULE = 16
@@ -26,8 +26,8 @@ def absolute_places(given: Any, *names: str) -> Any:
     """Raw settings in which `weights`, and the places `names` relative to it, mean the same in every process."""
     if not isinstance(given, dict) or not isinstance(given.get("weights"), str):
         return given  # pydantic reports what is wrong
-    weights = absolute(given["weights"])
-    return given | {"weights": weights} | {name: beside(weights, given[name]) for name in names if isinstance(given.get(name), str)}
+    weights = absolute_location(given["weights"])
+    return given | {"weights": weights} | {name: join_location(weights, given[name]) for name in names if isinstance(given.get(name), str)}
 
 
 class FrameRate(Settings):

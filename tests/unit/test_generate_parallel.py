@@ -22,7 +22,7 @@ from infinitedub.stages.errors import BadInput, Transient
 from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.shards import Alone, Shards
+from infinitedub.stages.model.shards import Shards, SingleDevice
 from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
 from infinitedub.stages.sampling.guidance import Cfg
 from infinitedub.stages.sampling.samplers import SamplerSettings
@@ -130,7 +130,7 @@ def work(rank: int, degree: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, torch.Tensor]:
-    return make(Alone())
+    return make(SingleDevice())
 
 
 @pytest.mark.parametrize("degree", [2, 4])

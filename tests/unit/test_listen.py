@@ -38,7 +38,7 @@ class FakeEncoder:
         magnitude = np.abs(whole).mean(1)
         return torch.from_numpy(np.where(magnitude == 0, SILENT_FEATURE, magnitude).astype(np.float32))[:, None, None].expand(-1, 1, 2)
 
-    def in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
+    def encode_in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
         step = round(chunk_seconds * RATE)
         for start in range(0, len(samples), step):
             yield self(samples[start : start + step])
@@ -78,8 +78,8 @@ def test_one_voice_from_frame_0(tmp_path: Path) -> None:
 
 def test_an_encoder_that_returns_too_few_rows_raises(tmp_path: Path) -> None:
     class TruncatingEncoder(FakeEncoder):
-        def in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
-            yield from list(super().in_chunks(samples, chunk_seconds, context_seconds))[:-1]
+        def encode_in_chunks(self, samples: np.ndarray, chunk_seconds: float, context_seconds: float) -> Iterator[torch.Tensor]:
+            yield from list(super().encode_in_chunks(samples, chunk_seconds, context_seconds))[:-1]
 
     with pytest.raises(RuntimeError, match="returned 50 rows for 75 frames"):
         write_speech_features(tmp_path / "speech", [voice(0)], [tone(3.0)], silence_row(FakeEncoder()), TruncatingEncoder(), SETTINGS)

@@ -26,9 +26,9 @@ from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkPrepara
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.offload import offload
-from infinitedub.stages.model.tensorfile import create
+from infinitedub.stages.model.tensorfile import create_tensorfile
 from infinitedub.stages.model.weights.bundle import open_bundle
-from infinitedub.stages.model.weights.paths import locate
+from infinitedub.stages.model.weights.paths import resolve_weights
 from infinitedub.stages.records import Prompt, Segment, Source
 
 
@@ -69,7 +69,7 @@ class InfiniteTalkPreparation:
         layout = dict(small)
         for number in range(len(shown)):
             layout |= {f"reference.{number}.latents": first.latents, f"reference.{number}.clip": first.clip}
-        file = create(path, layout)
+        file = create_tensorfile(path, layout)
         for name, tensor in small.items():
             file[name].copy_(tensor)
         for number, reference in enumerate(chain([first], references)):
@@ -83,7 +83,7 @@ class InfiniteTalkPreparation:
 def open_preparation(settings: InfiniteTalkPreparationSettings, rank: Rank, remembered_prompts: int) -> InfiniteTalkPreparation:
     """Loads the encoders onto the rank's device."""
     dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-    bundle = open_bundle(locate(settings.weights))
+    bundle = open_bundle(resolve_weights(settings.weights))
     text_encoder = bundle.text_encoder(dtype, rank.device)
     if rank.low_memory:
         offload(text_encoder.model.encoder.block)

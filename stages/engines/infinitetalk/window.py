@@ -20,7 +20,7 @@ from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.offload import offload
 from infinitedub.stages.model.shards import Shards, plan_shards
 from infinitedub.stages.model.weights.bundle import open_bundle
-from infinitedub.stages.model.weights.paths import locate
+from infinitedub.stages.model.weights.paths import resolve_weights
 from infinitedub.stages.records import Segment
 from infinitedub.stages.sampling.guidance import Guidance, Pass
 from infinitedub.stages.sampling.samplers import SAMPLERS, SamplerSettings
@@ -82,7 +82,7 @@ class InfiniteTalk:
             timestep = (sigma * TIMESTEPS)[None]
             predictions = {
                 each: self._transformer(
-                    channels, timestep, conditioning[each], inputs.masks, shards=self._shards, steps=caches[each].at(step) if caches else None
+                    channels, timestep, conditioning[each], inputs.masks, shards=self._shards, step_cache=caches[each].at(step) if caches else None
                 )
                 for each in self._guidance.passes
             }
@@ -127,11 +127,11 @@ def first_frame_mask(reference: Tensor) -> Tensor:
 
 def open_engine(model: InfiniteTalkModel, settings: EngineSettings, rank: Rank, shards: Shards) -> InfiniteTalk:
     """Loads the transformer, and on rank 0 the codec, onto the rank's device."""
-    bundle = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech))
+    bundle = open_bundle(resolve_weights(model.weights), resolve_weights(model.adapter), resolve_weights(model.speech))
     transformer = bundle.transformer(
         torch.bfloat16 if settings.precision.dtype == "bf16" else torch.float32,
         rank.device,
-        [(locate(lora.path), lora.scale) for lora in model.loras],
+        [(resolve_weights(lora.path), lora.scale) for lora in model.loras],
         compat_upstream=settings.compat == "upstream",
     )
     if rank.low_memory:
