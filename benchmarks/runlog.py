@@ -178,11 +178,11 @@ def tell_log(root: Path, outcome: Outcome, console: Console) -> None:
     folder = f"runs/{outcome.run}/events"
     names = storage.list(folder)
     size = sum((root / "out" / folder / name).stat().st_size for name in names)
-    events = event_pages.read(storage, folder, ["job"]).num_rows
+    events = event_pages.read_pages(storage, folder, ["job"]).num_rows
     console.print(f"log: {events} events in {len(names)} pages, {size / MIB:.1f} MiB, {size / events:.1f} bytes an event")
-    found, _ = event_pages.to_read(names)
+    found, _ = event_pages.select_pages(names)
     begun = time.monotonic()
-    _, bound = event_pages.bind(storage, folder, found)
+    _, bound = event_pages.merge_pages(storage, folder, found)
     console.print(f"binding all of them once more: {time.monotonic() - begun:.2f} s for {bound / MIB:.1f} MiB")
     begun = time.monotonic()
     told = job_statuses(storage, outcome.run, [])

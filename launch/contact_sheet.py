@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 from PIL import Image, ImageDraw, ImageFont
 
-from infinitedub.stages.media.video import read_frames
+from infinitedub.stages.media.video_io import read_frames
 
 PAPER, INK, PALE = (22, 24, 29), (238, 240, 244), (142, 148, 160)
 TILE_HEIGHT, GAP, MARGIN, LABEL = 132, 6, 32, 210  # pixels

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from infinitedub.launch.run_history import find_history
 from infinitedub.pipeline.run.progress import literal_console
-from infinitedub.pipeline.state.run_log import DeadLetter, read_dead
+from infinitedub.pipeline.state.run_log import DeadLetter, read_dead_letters
 
 LINES = 8
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_intermixed_args(argv)
     storage, story = find_history(asked.run, asked.overrides)
     told_in = {job: story.asked[job] for job in story.missing}
-    kept = [(run, letter) for run in story.runs for letter in read_dead(storage, run)]
+    kept = [(run, letter) for run in story.runs for letter in read_dead_letters(storage, run)]
     letters = [(run, letter) for run, letter in kept if told_in.get(letter.job) == run or letter.job not in story.asked]  # a row without an id
     unreached = len(story.missing) - sum(letter.job in story.missing for _, letter in letters)
     if asked.json:

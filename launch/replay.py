@@ -39,7 +39,7 @@ from infinitedub.pipeline.run.job_stages import JobStages, StageFailed
 from infinitedub.pipeline.run.stage_registry import StageSpec
 from infinitedub.pipeline.run.stop import StopSignal
 from infinitedub.pipeline.state.ledger import Ledger
-from infinitedub.pipeline.state.run_log import Event, read_dead, read_run
+from infinitedub.pipeline.state.run_log import Event, read_dead_letters, read_run
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.contract import Rank
@@ -64,11 +64,11 @@ def main(argv: list[str]) -> int:
     record = read_run(shared, run)
     config = inline_config(checked(compose(overrides_of(record, args.overrides))))
     shared = Storage(config.storage)
-    rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows), frozenset([name]))
+    rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows, needs_speech=config.engine.needs_speech), frozenset([name]))
     if not rows.jobs:
         raise ConfigError(f"{config.catalogue}: {rows.bad[0]}")
     if number is None:
-        number = next((letter.segment for letter in read_dead(shared, run) if letter.job == name), None)
+        number = next((letter.segment for letter in read_dead_letters(shared, run) if letter.job == name), None)
     folder = args.to or Path("outputs", "replay") / f"{name}.{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--to {folder} is {'not empty' if folder.is_dir() else 'no folder'}; a replay begins in a folder of its own")

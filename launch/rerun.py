@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         return 0
     if forced_rerun is not None:
         begun = story.forced_rerun if asked.run is None else find_history(None, asked.overrides)[1].forced_rerun
-        forced_rerun = begun if begun == forced_rerun else replace(forced_rerun, name=uuid4().hex)
+        forced_rerun = begun if begun == forced_rerun else replace(forced_rerun, id=uuid4().hex)
     elif story.forced_rerun is not None and (asked.ids is None or (asked.run is not None and story.forced_rerun.jobs & story.missing & ids)):
         forced_rerun = story.forced_rerun
         print(f"going on with what was begun: {forced_rerun}")

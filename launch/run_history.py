@@ -66,7 +66,7 @@ def _told(storage: Storage, records: Sequence[dict[str, Any]]) -> RunHistory:
         if missing <= wanted:  # a few films made again in another way (--ids, pools=inline) say nothing about the others
             whole = record
         if record.get("forced_rerun"):
-            forced_rerun = ForcedRerun.of_record(record["forced_rerun"])
+            forced_rerun = ForcedRerun.from_json(record["forced_rerun"])
         asked |= dict.fromkeys(wanted, record["run"])
         missing = (missing | wanted) - done_jobs(storage, record["run"])
     runs = tuple(record["run"] for record in records)

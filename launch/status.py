@@ -1,4 +1,4 @@
-"""`dub status`: how a run stands, read from its log; the run itself may be anywhere, or over."""
+"""`dub status`: the state of a run, read from its log by `pipeline/state/run_status.py`. The run may be on another machine, or over."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from infinitedub.launch.failures import told
 from infinitedub.launch.run_history import find_run
 from infinitedub.pipeline.run.progress import literal_console
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
-from infinitedub.pipeline.state.run_log import read_dead, read_run, read_summary
+from infinitedub.pipeline.state.run_log import read_dead_letters, read_run, read_summary
 from infinitedub.pipeline.state.run_status import JobStatus, job_statuses
 
 ROWS = 200
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     record, summary = read_run(storage, run), read_summary(storage, run)
     console = literal_console(width=None if sys.stdout.isatty() else 160)  # in a pipe nothing is cut off
     console.print(_table(run, record, summary, job_statuses(storage, run, record["jobs"]), shown))
-    dead = read_dead(storage, run)
+    dead = read_dead_letters(storage, run)
     for letter in dead[:shown]:
         for line in told(letter, 0):
             console.print(line, soft_wrap=True)
@@ -48,7 +48,7 @@ def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, sta
     counts = Counter(state.state for state in states.values())
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     whence = f"\na rerun of {record['parent']}" if record.get("parent") else ""
-    whence += f"\n{ForcedRerun.of_record(record['forced_rerun'])}" if record.get("forced_rerun") else ""
+    whence += f"\n{ForcedRerun.from_json(record['forced_rerun'])}" if record.get("forced_rerun") else ""
     hidden = f"\n{rows} of {len(states)} jobs (--rows)" if len(states) > rows else ""
     table = Table(title=f"run {run}: {told}\n{record['catalogue']}; {ending}{whence}{hidden}", title_justify="left", box=None, padding=(0, 2))
     for name in ("job", "state", "stage", "segments", "windows", "made", "reused", "seconds"):

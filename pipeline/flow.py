@@ -12,14 +12,14 @@ async def dub_job(job: Job, stages: JobStages) -> Receipt:
     return await stages.publish(job, source, film)
 
 
-async def prepare_job(job: Job, stages: JobStages) -> tuple[Source, tuple[Segment, ...], Speech]:
-    """The job's material made safe, its segments, and the speech features."""
+async def prepare_job(job: Job, stages: JobStages) -> tuple[Source, tuple[Segment, ...], Speech | None]:
+    """The job's material made safe, its segments, and the speech features if the engine needs them."""
     source = await stages.ingest(job.material)
     segments, speech = await both(stages.segment(source, job.length), stages.listen(source))
     return source, segments, speech
 
 
-async def dub_segment(job: Job, segment: Segment, source: Source, speech: Speech, stages: JobStages) -> Clip:
+async def dub_segment(job: Job, segment: Segment, source: Source, speech: Speech | None, stages: JobStages) -> Clip:
     """The frames of one segment. Segments do not depend on each other, so they spread over all gangs."""
     conditions = await stages.condition(source, segment, job.prompt)
     return await stages.generate(segment, conditions, speech, Seed(job.seed, job.id))

@@ -65,7 +65,7 @@ class Catalogue:
     bad: tuple[BadRow, ...]
 
 
-def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSettings) -> Catalogue:
+def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSettings, *, needs_speech: bool = True) -> Catalogue:
     """Every row of a JSONL, CSV or Parquet file. Relative URIs in it are relative to the catalogue's folder.
 
     Raises ConfigError if the file cannot be opened, is not a table, or has more than MAX_ROWS rows.
@@ -78,7 +78,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
             for count, row in enumerate(read_rows(uri, stream), start=1):
                 if count > MAX_ROWS:
                     raise ConfigError(f"catalogue {uri} has more than {MAX_ROWS} rows; split it into several")
-                parsed = _parse_row(row, uri, defaults)
+                parsed = _parse_row(row, uri, defaults, needs_speech)
                 if parsed.id:
                     lines_of.setdefault(parsed.id, []).append(row.line)
                 if isinstance(parsed, Job):
@@ -100,7 +100,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
 # -- one row ------------------------------------------------------------------------------------------------------------
 
 
-def _parse_row(row: TableRow, uri: str, defaults: RowSettings) -> Job | BadRow:
+def _parse_row(row: TableRow, uri: str, defaults: RowSettings, needs_speech: bool) -> Job | BadRow:
     """The job of a row, or all its errors."""
     if row.problem:
         return BadRow(row.line, None, (row.problem,))
@@ -137,6 +137,8 @@ def _parse_row(row: TableRow, uri: str, defaults: RowSettings) -> Job | BadRow:
     reasons += [f"{column} is missing" for column in ("id", "source") if column not in cells]
     if "speakers" in cells:
         reasons += [f"{column} and speakers are both given; wanted one of them" for column in ("speech", "speech_2", "boxes") if column in cells]
+    elif not needs_speech and not {"speech", "speech_2", "boxes"} & set(cells):
+        speakers = ()
     elif "speech" not in cells:
         reasons.append("speech is missing; wanted the URI of a sound or video file")
     elif speech is not None and (speech_2 is not None or "speech_2" not in cells):
@@ -176,7 +178,7 @@ def _identifier(value: Any) -> str:
     if not (isinstance(value, str) and IDENTIFIER.fullmatch(value)) or value in (".", ".."):
         raise ValueError(f"{_short_repr(value)}; wanted text of 1 to 128 characters from A-Z a-z 0-9 . _ -, since it names the film")
     if value.endswith(COMPARISON):
-        raise ValueError(f"{_short_repr(value)} ends in {COMPARISON}, which is the name of the comparison beside another row's film; wanted another name")
+        raise ValueError(f"{_short_repr(value)} ends in {COMPARISON}, as the comparison beside another row's film does; wanted another name")
     return value
 
 
@@ -198,7 +200,7 @@ def _absolute_uri(value: Any, catalogue: str) -> str:
     if SCHEME.match(text):
         authority = text.partition("://")[2].partition("/")[0]
         if "@" in authority:
-            raise ValueError(f"the URI on {_short_repr(authority.rpartition('@')[2])} contains a user or password; wanted credentials in the environment")
+            raise ValueError(f"the URI on {_short_repr(authority.rpartition('@')[2])} has a user or password; wanted credentials in the environment")
         absolute = text
     elif scheme == "file" or text.startswith("/"):
         absolute = str(Path(catalogue_path).parent / text)

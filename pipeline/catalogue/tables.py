@@ -52,9 +52,7 @@ def read_rows(uri: str, stream: BinaryIO) -> Iterator[TableRow]:
         raise ConfigError(f"catalogue {uri} is UTF-16; save it as UTF-8")
     for magic, name in COMPRESSED.items():
         if head.startswith(magic):
-            raise ConfigError(
-                f"catalogue {uri} is {name}; wanted an uncompressed JSONL, CSV or Parquet file: unpack it, or save it as one of these"
-            )
+            raise ConfigError(f"catalogue {uri} is {name}; wanted an uncompressed JSONL, CSV or Parquet file: unpack it, or save it as one of these")
     kind = _kind(uri, head)
     if kind == "parquet":
         return _parquet(uri, stream, head)
@@ -82,7 +80,7 @@ def _lines(uri: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
     for block in chain(blocks, [b"\n"]):  # the last line may have no line end; if it has one, this adds a blank line, which is not a row
         *lines, rest = (rest + block).split(b"\n")
         if max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
-            raise ConfigError(f"catalogue {uri}: a line after line {number} is longer than {MAX_LINE_BYTES} bytes; wanted a catalogue with one row per line")
+            raise ConfigError(f"catalogue {uri}: a line after line {number} is longer than {MAX_LINE_BYTES} bytes; wanted one row per line")
         for line in lines:
             number += 1
             yield (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line) + b"\n"

@@ -1,6 +1,7 @@
 """Pools: who runs the stages. One queue and one retry policy for every kind of worker, in this process or on Ray."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
@@ -15,18 +16,25 @@ from infinitedub.stages.errors import ConfigError
 
 
 def open_pools(
-    stages: Mapping[str, Stage], degree: int, settings: PoolsSettings, storage: StorageSettings, breaker: CircuitBreaker, weights: Mapping[str, str]
+    stages: Mapping[str, Stage],
+    degree: int,
+    settings: PoolsSettings,
+    storage: StorageSettings,
+    breaker: CircuitBreaker,
+    weights: Mapping[str, str],
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Pool]:
     """The pool of each stage, by the stage's name; processes start with the first calls. `degree` ranks make a gang.
 
     `weights`: the digest that each process must find of its stage's weights, for the stages that have any.
+    `interruptible`: a context in which a second signal interrupts a stage that runs in this process.
     """
     retry = RetryPolicy(settings.retry, breaker)
     if isinstance(settings, InlineSettings):
         if degree > 1:
             raise ConfigError(f"pools=inline runs everything in one process, generate.parallel asks for {degree}; take generate/parallel=single")
         workers = {name: partial(Worker, stage, storage, settings.threads, weights.get(name, "")) for name, stage in stages.items()}
-        return dict.fromkeys(stages, Pool([InlineGroup(workers)], retry, rest_seconds=0))  # one group: one call at a time
+        return dict.fromkeys(stages, Pool([InlineGroup(workers, interruptible)], retry, rest_seconds=0))  # one group: one call at a time
 
     from infinitedub.pipeline.pools.ray_group import GroupShape, RayGroup
 

@@ -19,7 +19,7 @@ from infinitedub.pipeline.run.stop import StopSignal
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog
 from infinitedub.pipeline.storage.storage import Storage
-from infinitedub.pipeline.storage.uris import locate
+from infinitedub.pipeline.storage.uris import parse_uri
 from infinitedub.stages.errors import ConfigError, DubError
 from infinitedub.stages.records import Job, Receipt
 
@@ -54,9 +54,25 @@ async def run_catalogue(
 
     `start_cluster` is called before the first call that has to be made. If it raises ConfigError the run leaves no trace in the log.
     """
-    started = monotonic()
     stop = StopSignal()
     stop.watch_signals()
+    try:
+        return await _run(config, catalogue, storage, start_cluster, stop, overrides, parent, forced_rerun)
+    finally:
+        stop.release_signals()
+
+
+async def _run(
+    config: RunConfig,
+    catalogue: Catalogue,
+    storage: Storage,
+    start_cluster: Callable[[], None],
+    stop: StopSignal,
+    overrides: Sequence[str],
+    parent: str | None,
+    forced_rerun: ForcedRerun | None,
+) -> Outcome:
+    started = monotonic()
     done: dict[str, str] = {}
     failed: list[DeadLetter] = []
     worked = 0
@@ -112,11 +128,11 @@ def run_record(
     return {
         "config": config.model_dump(mode="json"),
         "overrides": list(overrides),
-        "catalogue": locate(config.catalogue)[1],  # absolute: a rerun may be started from another folder
+        "catalogue": parse_uri(config.catalogue)[1],  # absolute: a rerun may be started from another folder
         "jobs": [job.id for job in catalogue.jobs],
         "bad": [row.id for row in catalogue.bad if _has_id(row)],
         "parent": parent,
-        "forced_rerun": None if forced_rerun is None else forced_rerun.as_record(),
+        "forced_rerun": None if forced_rerun is None else forced_rerun.to_json(),
     }
 
 

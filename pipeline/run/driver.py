@@ -14,6 +14,7 @@ from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.flow import dub_job
 from infinitedub.pipeline.pools import open_pools
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.pools.inline_group import Interrupted
 from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.run.context import RunContext
 from infinitedub.pipeline.run.job_stages import JobStages, StageFailed, Stopped
@@ -85,13 +86,17 @@ class Driver:
 
         def pools() -> Mapping[str, Pool]:
             if not self._pools:
-                self._start_cluster()
+                try:
+                    with self._stop.interruptible():
+                        self._start_cluster()
+                except Interrupted:
+                    raise Stopped from None
                 self._stop.watch_signals()  # again: Ray installs a handler of its own, which ends the process
                 self._pools = self._open_pools(self.stages, breaker, weights)
             return self._pools
 
         def provenance(seconds: dict[str, float]) -> Provenance:
-            return Provenance(self._run, self._config.model_dump(mode="json"), weights["generate"], library_versions(), seconds)
+            return Provenance(self._run, self._config.model_dump(mode="json"), weights.get("generate", ""), library_versions(), seconds)
 
         self._context = RunContext(
             stages=self.stages,
@@ -171,7 +176,7 @@ class Driver:
     def _configured_pools(self, specs: Mapping[str, StageSpec], breaker: CircuitBreaker, weights: Mapping[str, str]) -> Mapping[str, Pool]:
         config = self._config
         stages = {name: spec.stage for name, spec in specs.items()}
-        return open_pools(stages, config.generate.parallel.degree, config.pools, config.storage, breaker, weights)
+        return open_pools(stages, config.generate.parallel.degree, config.pools, config.storage, breaker, weights, self._stop.interruptible)
 
 
 def weights_of(stages: Mapping[str, StageSpec], storage: Storage) -> dict[str, str]:

@@ -11,7 +11,7 @@ from infinitedub.pipeline.pools.failures import RetriesExhausted
 from infinitedub.pipeline.pools.retry import retry_transient
 from infinitedub.pipeline.run.context import RunContext
 from infinitedub.pipeline.run.stage_registry import StageSpec
-from infinitedub.pipeline.state.content_keys import identity, key_of
+from infinitedub.pipeline.state.content_keys import key_of, source_fingerprint
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.state.run_log import Event
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
@@ -66,7 +66,7 @@ class JobStages:
     async def ingest(self, material: Material) -> Source:
         uris = [material.picture, *(speaker.speech for speaker in material.speakers)]
         try:
-            identities = await all_of(self._retry_transient(identity, self.context.storage, uri) for uri in uris)
+            identities = await all_of(self._retry_transient(source_fingerprint, self.context.storage, uri) for uri in uris)
         except (BadInput, ConfigError, RetriesExhausted) as error:
             if isinstance(error, ConfigError):  # a bucket in another region costs one film, missing credentials cost all
                 call = StageCall("ingest", self.job.id, (), CallLabel(self.job.id), (self.position,))
@@ -78,19 +78,22 @@ class JobStages:
         segments: tuple[Segment, ...] = await self._result("segment", (source, length))
         if self.context.forced_rerun is not None:
             try:
-                self.context.forced_rerun.check(self.job.id, segments)
+                self.context.forced_rerun.check_segments(self.job.id, segments)
             except BadInput as error:
                 raise StageFailed("segment", None, error) from error
         return segments
 
-    async def listen(self, source: Source) -> Speech:
+    async def listen(self, source: Source) -> Speech | None:
+        """None if the engine needs no speech."""
+        if "listen" not in self.context.stages:
+            return None
         return await self._result("listen", (source,))
 
     async def condition(self, source: Source, segment: Segment, prompt: Prompt) -> Conditions:
         return await self._result("condition", (source, segment, prompt), segment)
 
-    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed) -> Clip:
-        window_kind = (conditions.height, conditions.width, len(speech.lufs))
+    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech | None, seed: Seed) -> Clip:
+        window_kind = (conditions.height, conditions.width, len(speech.lufs) if speech else 0)
         return await self._result("generate", (segment, conditions, speech, seed), segment, window_kind=window_kind)
 
     async def assemble(self, source: Source, clips: tuple[Clip, ...]) -> Film:
@@ -131,7 +134,7 @@ class JobStages:
         context = self.context
         forced = context.forced_rerun
         try:
-            if call.stage == "generate" and segment is not None and forced is not None and forced.concerns(self.job.id, segment):
+            if call.stage == "generate" and segment is not None and forced is not None and forced.applies_to(self.job.id, segment):
                 await self._retry_transient(self._withdraw, forced, spec, call.key, segment)
             found = await self._retry_transient(context.ledger.find, call.stage, call.key, spec.result)
         except (ConfigError, RetriesExhausted) as error:
@@ -192,11 +195,11 @@ class JobStages:
         Two drivers that do so at the same moment may make a window twice.
         """
         ledger = self.context.ledger
-        if forced.name and ledger.has_withdrawn(spec.name, key, once=forced.name):
+        if forced.id and ledger.has_withdrawn(spec.name, key, withdrawal=forced.id):
             return
         for window in range(forced.first_window, len(segment.windows)):
             ledger.withdraw(spec.name, key, WindowCheckpoint, forced.reason, part=window)
-        ledger.withdraw(spec.name, key, spec.result, forced.reason, once=forced.name)
+        ledger.withdraw(spec.name, key, spec.result, forced.reason, withdrawal=forced.id)
 
     def _emit(self, what: str, call: StageCall, *, window: int | None = None, seconds: float | None = None, detail: str = "") -> None:
         self.context.emit(Event(time(), self.job.id, call.label.segment, window, call.stage, what, seconds, detail))

@@ -44,7 +44,7 @@ class StageFiles:
         self._exit_stack.close()
 
     def fetch(self, what: Artifact | str) -> Path:
-        """A local, read-only path to a verified artifact, or to a source of the catalogue. Raises BadInput if a source does not exist, or Transient."""
+        """A local, read-only path to a verified artifact or to a source. Raises BadInput if a source does not exist, or Transient."""
         if isinstance(what, str):
             return self._storage.fetch_input(what, self._new_path(what))
         scheme, path = parse_uri(what.uri)

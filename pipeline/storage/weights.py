@@ -16,8 +16,7 @@ from infinitedub.pipeline.state.content_keys import weights_digest
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.pipeline.storage.uris import parse_uri
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.weights.paths import BUNDLED
-from infinitedub.stages.model.weights.paths import locate as locate_local
+from infinitedub.stages.model.weights.paths import BUNDLED, resolve_weights
 from infinitedub.stages.settings import Place, Settings
 
 S = TypeVar("S", bound=Settings)
@@ -30,7 +29,7 @@ def digest_of(storage: Storage, settings: Settings) -> str:
     uris = list(_weight_uris(settings))  # in the order of the fields, since only the position says which LoRA has which scale
     if not uris:
         return ""
-    digests = [weights_digest(storage, str(locate_local(uri)) if _is_local(uri) else uri) for uri in uris]
+    digests = [weights_digest(storage, str(resolve_weights(uri)) if _is_local(uri) else uri) for uri in uris]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 

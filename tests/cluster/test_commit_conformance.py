@@ -20,7 +20,7 @@ from proxy import Failure, FaultProxy, Weather
 from infinitedub.pipeline.state.garbage_collection import sweep
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.stage_files import StageFiles
-from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import storage_retry
 from infinitedub.stages.records import Chunk, Clip, Span
 
@@ -66,7 +66,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         bucket = server.bucket()
         with FaultProxy(server.endpoint, seed=7) as proxy, proxy.weather(LOSSES):
             options = replace(server, endpoint=proxy.endpoint).options if weather else server.options
-            storage = Storage(settings.model_copy(update={"root": f"s3://{bucket}/root", "options": Options.model_validate(options)}))
+            storage = Storage(settings.model_copy(update={"root": f"s3://{bucket}/root", "options": StorageOptions.model_validate(options)}))
             yield Place(storage, server.exclusive, proxy if weather else None)
         assert not weather or proxy.struck[Failure.LOSE_REPLY] > 0
 

@@ -20,7 +20,7 @@ from undisturbed import HANGING_SECONDS, Calm
 
 from infinitedub.pipeline.state.garbage_collection import Kind, sweep
 from infinitedub.pipeline.state.run_log import latest_run, read_events
-from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import remote, storage_retry
 from infinitedub.stages.errors import Transient
 
@@ -42,7 +42,7 @@ def way_to(server: S3Server, proxy: FaultProxy, settings: StorageSettings, monke
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
     bucket = server.bucket()
-    options = Options.model_validate(replace(server, endpoint=proxy.endpoint).options)
+    options = StorageOptions.model_validate(replace(server, endpoint=proxy.endpoint).options)
     update = {"root": f"s3://{bucket}/root", "options": options, "attempts": 4}  # as many as are shipped
     return Way(Storage(settings.model_copy(update=update)), proxy, server, bucket)
 

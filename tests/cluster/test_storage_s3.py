@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from infinitedub.pipeline.state.content_keys import identity, weights_digest
+from infinitedub.pipeline.state.content_keys import source_fingerprint, weights_digest
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.run_log import Event, RunLog, latest_run, read_events, runs
 from infinitedub.pipeline.state.stage_files import StageFiles
-from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import storage_retry
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from infinitedub.stages.records import Chunk, Clip, Span
@@ -41,7 +41,7 @@ def place(request: pytest.FixtureRequest, storage_settings: StorageSettings, mon
     server = request.getfixturevalue(f"{request.param}_server")
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
-    update = {"root": f"s3://{server.bucket()}/some/prefix", "options": Options.model_validate(server.options)}
+    update = {"root": f"s3://{server.bucket()}/some/prefix", "options": StorageOptions.model_validate(server.options)}
     return Place(Storage(storage_settings.model_copy(update=update)), server.exclusive)
 
 
@@ -56,7 +56,7 @@ def bucket(request: pytest.FixtureRequest, storage_settings: StorageSettings, mo
     server = request.getfixturevalue(f"{request.param}_server")
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
-    update = {"root": f"s3://{server.bucket()}", "options": Options.model_validate(server.options)}
+    update = {"root": f"s3://{server.bucket()}", "options": StorageOptions.model_validate(server.options)}
     yield Storage(storage_settings.model_copy(update=update))
 
 
@@ -218,10 +218,10 @@ def test_inputs_are_fetched_and_known_by_version(storage: Storage):
         assert path.suffix == ".mp4"
         with pytest.raises(BadInput, match=r"nobody\.mp4"):
             files.fetch(storage.uri("in/nobody.mp4"))
-    before = identity(storage, uri)
-    assert identity(storage, uri) == before
+    before = source_fingerprint(storage, uri)
+    assert source_fingerprint(storage, uri) == before
     storage.put("in/my film.mp4", b"mlif")
-    assert identity(storage, uri) != before
+    assert source_fingerprint(storage, uri) != before
 
 
 def test_models_have_a_digest_wherever_they_lie(storage: Storage, tmp_path: Path):
@@ -246,7 +246,7 @@ def test_a_run_is_logged(storage: Storage):
 def with_s3(storage: Storage, **changes: Any) -> Storage:
     settings = storage.settings
     s3 = settings.options.s3.model_copy(update=changes)
-    return Storage(settings.model_copy(update={"options": Options(s3=s3)}))
+    return Storage(settings.model_copy(update={"options": StorageOptions(s3=s3)}))
 
 
 def test_a_bucket_that_is_not_there_is_a_config_error_for_results_and_bad_input_in_the_catalogue(bucket: Storage):
@@ -272,7 +272,7 @@ def test_wrong_credentials_are_a_config_error(swift_server: Any, storage_setting
     """Swift only: moto believes everybody."""
     for name, value in {**swift_server.env, "AWS_SECRET_ACCESS_KEY": "guessed"}.items():
         monkeypatch.setenv(name, value)
-    update = {"root": f"s3://{swift_server.bucket()}", "options": Options.model_validate(swift_server.options)}
+    update = {"root": f"s3://{swift_server.bucket()}", "options": StorageOptions.model_validate(swift_server.options)}
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
         Storage(storage_settings.model_copy(update=update)).create("a", b"1")
 

@@ -152,16 +152,16 @@ class Rehearsal:
             picture.write_text(f"the face of {name}")
         return Job(name, Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
+    def start_cluster(self) -> None:
+        self.clusters += 1
+
     def dub(self, *jobs: Job, forced_rerun: ForcedRerun | None = None, bad: tuple[BadRow, ...] = ()) -> Outcome:
         """A run of its own; `calls` are those of this run."""
         self.calls.clear()
 
-        def start_cluster() -> None:
-            self.clusters += 1
-
         catalogue, overrides = Catalogue(jobs, bad), ["catalogue=rows.jsonl"]
         return asyncio.run(
-            run_catalogue(self.config, catalogue, self.storage, start_cluster, overrides=overrides, parent=None, forced_rerun=forced_rerun)
+            run_catalogue(self.config, catalogue, self.storage, self.start_cluster, overrides=overrides, parent=None, forced_rerun=forced_rerun)
         )
 
     def called(self) -> Counter[str]:

@@ -16,8 +16,8 @@ WORDS = {
     "stages.errors",
     "stages.contract",
     "stages.settings",
-}  # what all rooms share, beside the two below
-SHARED_ROOMS = {"stages.media", "stages.model"}
+}  # what all rooms share, beside the rooms below
+SHARED_ROOMS = {"stages.media", "stages.model", "stages.sampling", "stages.engines"}
 HEAVY = ("torch", "av", "cv2", "ray", "transformers", "diffusers", "scenedetect", "decord", "moviepy", "scipy", "xfuser")
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "handler", "tools", "shared"}
 
@@ -75,7 +75,7 @@ def test_ray_is_known_in_three_files_only():
 
 
 def test_xfuser_is_known_in_one_file_only():
-    assert breaches(outside("stages/generate/parallel.py"), {"xfuser", "yunchang"}) == []
+    assert breaches(outside("stages/engines/parallel.py"), {"xfuser", "yunchang"}) == []
 
 
 def test_rooms_do_not_know_each_other():
@@ -89,11 +89,22 @@ def test_rooms_do_not_know_each_other():
     assert strangers == []
 
 
+def test_engines_do_not_know_each_other():
+    """Only the registry and the settings of stages/engines know the engines' rooms."""
+    rooms = {path.parts[2] for path in under("stages") if path.parts[1] == "engines" and len(path.parts) == 4}
+    assert {"infinitetalk", "test_pattern"} <= rooms
+    for room in rooms:
+        inside = [path for path in under("stages") if path.parts[1:3] == ("engines", room)]
+        assert breaches(inside, {f"stages.engines.{other}" for other in rooms - {room}}) == []
+    outside_rooms = [path for path in under("stages") if path.parts[1] != "engines"]
+    assert breaches(outside_rooms, {f"stages.engines.{room}" for room in rooms}) == []
+
+
 def test_what_the_driver_imports_of_the_stages_is_cheap():
     """A stage.py loads the heavy libraries in open(), which runs in the process that does the work."""
     dear = []
     for path in under("stages"):
-        if path.name in ("stage.py", "settings.py", "records.py", "errors.py", "contract.py", "__init__.py"):
+        if path.name in ("stage.py", "settings.py", "records.py", "errors.py", "contract.py", "registry.py", "__init__.py"):
             for node in syntax(path).body:
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -202,7 +202,7 @@ def test_the_examples_of_the_manual_are_the_same_films(tmp_path: Path) -> None:
         ({"source": "zip://x::s3://b/y.zip"}, "chains of file systems"),
         ({"source": "s3://bucket/a/../b"}, "without `..`"),
         ({"source": "s3://"}, "wanted s3://bucket/name"),
-        ({"source": "s3://key:secret@bucket/a"}, "the URI on 'bucket' carries a user or password"),
+        ({"source": "s3://key:secret@bucket/a"}, "the URI on 'bucket' has a user or password"),
         ({"speech": None}, "speech is missing"),
         ({"speech": None, "speech_2": "b.wav"}, "speech is missing"),
         ({"speech": ["a.wav"]}, "speech: ['a.wav']; wanted text"),
@@ -211,7 +211,7 @@ def test_the_examples_of_the_manual_are_the_same_films(tmp_path: Path) -> None:
         ({"speech": None, "speakers": [{"speech": "a"}] * 3}, "wanted a list of one or two"),
         ({"speech": None, "speakers": [{"speach": "a"}]}, "speakers: {'speach': 'a'}; wanted {speech: URI"),
         ({"speech": None, "speakers": [{"speech": "a", "box": [1, 2, 3]}]}, "speakers: [1, 2, 3]; wanted [x_min"),
-        ({"speech": None, "speakers": [{"speech": "a"}, {"speech": "b", "box": [1, 2, 3, 4]}]}, "speakers: one of two has no box"),
+        ({"speech": None, "speakers": [{"speech": "a"}, {"speech": "b", "box": [1, 2, 3, 4]}]}, "speakers: one of two speakers has no box"),
         ({"boxes": [[1, 2, 3, 4], [5, 6, 7, 8]]}, "boxes: 2 for 1 voices"),
         ({"speech_2": "b.wav", "boxes": [[1, 2, 3, 4]]}, "boxes: 1 for 2 voices"),
         ({"boxes": [[3, 2, 1, 4]]}, "boxes: [3, 2, 1, 4] is empty"),
@@ -265,7 +265,7 @@ def test_lines_are_counted_as_an_editor_counts_them() -> None:
     assert told[4].startswith("a JSON list; wanted one object")
     assert told[5].startswith("not JSON: ")
     assert told[6] == "byte 1 is not UTF-8"
-    assert told[7] == "not a row: NaN is no JSON value"
+    assert told[7] == "not a row: NaN is not a JSON value"
     assert told[8] == "not a row: 'id' is given twice"
 
 
@@ -348,14 +348,14 @@ def test_a_bad_row_reads_well() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("/films/rows", b"\x00\x01\x02", "neither JSONL, CSV nor Parquet"),
-        ("/films/rows", b"", "neither JSONL, CSV nor Parquet"),
+        ("/films/rows", b"\x00\x01\x02", "is not JSONL, CSV or Parquet"),
+        ("/films/rows", b"", "is not JSONL, CSV or Parquet"),
         ("/films/rows.parquet", b"id,source\n", "cannot be read as Parquet"),
         ("/films/rows.parquet", b"PAR1" + b"\0" * 100 + b"PAR1", "cannot be read as Parquet"),
         ("/films/rows.csv", "id,source\n".encode("utf-16"), "UTF-16"),
         ("/films/rows.csv", b"id;source;speech\na;b;c\n", "separated by semicolons"),
         ("/films/rows.csv", b"id\tsource\tspeech\n", "separated by tabs"),
-        ("/films/rows.csv", b"id,id\n", "'id' is there twice"),
+        ("/films/rows.csv", b"id,id\n", "'id' appears twice"),
         ("/films/rows.jsonl", b" " * 3_000_000, "longer than 1048576 bytes"),
     ],
 )

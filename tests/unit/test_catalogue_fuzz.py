@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infinitedub.pipeline.catalogue.memory_limit import ceiling
+from infinitedub.pipeline.catalogue.memory_limit import limit_memory
 from infinitedub.pipeline.catalogue.rows import IDENTIFIER, Catalogue, RowSettings, read_catalogue
-from infinitedub.pipeline.state.run_log import DeadLetter, RunLog, read_dead
+from infinitedub.pipeline.state.run_log import DeadLetter, RunLog, read_dead_letters
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.records import Job, Turns
@@ -175,7 +175,7 @@ def test_a_dead_letter_lies_with_its_run(storage: Storage, name: str) -> None:
     with RunLog.begin(storage, {}) as log:
         log.dead_letter(letter)
         assert len(storage.list(f"runs/{log.run}/dead")) == 1
-        assert [found.job for found in read_dead(storage, log.run)] == [name]
+        assert [found.job for found in read_dead_letters(storage, log.run)] == [name]
 
 
 @pytest.mark.parametrize("name", [name for name in [*PATHS, "x/" * 30] if len(name) <= 129 and "\ud800" not in name])
@@ -222,7 +222,7 @@ def test_an_open_quote_in_a_csv_tells_what_it_has_swallowed(place: int, line: by
     missing = {cells["id"] for cells in GOOD} - {job.id for job in catalogue.jobs}
     told = " ".join(map(str, catalogue.bad))
     if missing:
-        assert "were taken for a part of it" in told
+        assert "were read as part of this row" in told
         assert [bad.line for bad in catalogue.bad] == [place + 2]
         assert missing == {f"r{number}" for number in range(place, 6)}
 
@@ -328,7 +328,7 @@ from infinitedub.pipeline.catalogue import tables
 from infinitedub.pipeline.catalogue.rows import RowSettings, read_catalogue
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.records import Turns
-tables.MAX_UNPACKED_BYTES = 16 << 20
+tables.MAX_DECODED_BYTES = 16 << 20
 try:
     read_catalogue(sys.argv[1], lambda uri: open(uri, "rb"), RowSettings(prompt="talks", negative_prompt="still", turns=Turns.TOGETHER, seed=1))
 except ConfigError as error:
@@ -345,7 +345,7 @@ def test_a_parquet_file_that_swells_is_given_up(make: Callable[[], pa.Table], ca
     pq.write_table(make(), path, compression="zstd")
     assert path.stat().st_size < 2000
     told = subprocess.run([sys.executable, "-c", READER, str(path)], capture_output=True, text=True, check=True).stdout
-    assert told.startswith(f"{cause} catalogue {path} swells to more than 16777216 bytes")
+    assert told.startswith(f"{cause} catalogue {path} has more than 16777216 bytes when it is decoded")
 
 
 def test_a_parquet_file_of_too_many_columns() -> None:
@@ -365,7 +365,7 @@ def test_a_large_and_honest_parquet_file_is_read() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what it is asked for")
 def test_a_ceiling_is_taken_away_again() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with pytest.raises(MemoryError), ceiling(64 << 20):
+    with pytest.raises(MemoryError), limit_memory(64 << 20):
         bytearray(256 << 20)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert len(bytearray(256 << 20)) == 256 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infinitedub.pipeline.state import run_log
-from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog, latest_run, read_dead, read_events, read_run, read_summary, runs
+from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog, latest_run, read_dead_letters, read_events, read_run, read_summary, runs
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput, Transient
 
@@ -28,7 +28,7 @@ def test_a_run_is_read_back_as_it_was_written(storage: Storage):
     assert asked["run"] == log.run
     assert asked["started"].endswith("+00:00")
     assert read_events(storage, log.run) == [asdict(STARTED), asdict(WINDOW)]
-    assert read_dead(storage, log.run) == [LETTER]
+    assert read_dead_letters(storage, log.run) == [LETTER]
     summary = read_summary(storage, log.run)
     assert summary is not None
     assert summary["seconds"] == 3.5
@@ -108,11 +108,11 @@ def test_no_job_id_leaves_the_folder_of_dead_letters(storage: Storage, job: str)
     letter = DeadLetter(job, "ingest", 2, "input", "", 1, "", "")
     with RunLog.begin(storage, {}) as log:
         log.dead_letter(letter)
-    assert read_dead(storage, log.run) == [letter]
+    assert read_dead_letters(storage, log.run) == [letter]
     assert len(storage.list(f"runs/{log.run}/dead")) == 1
 
 
-@pytest.mark.parametrize("read", [read_run, read_summary, read_events, read_dead])
+@pytest.mark.parametrize("read", [read_run, read_summary, read_events, read_dead_letters])
 @pytest.mark.parametrize("run", ["..", "../cas", "latest", ""])
 def test_a_run_id_is_checked(storage: Storage, read, run: str):
     with pytest.raises(BadInput, match="not the id of a run"):

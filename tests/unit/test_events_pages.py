@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infinitedub.pipeline.state import event_pages, run_log
-from infinitedub.pipeline.state.event_pages import Page, page_of, to_bind, to_read
+from infinitedub.pipeline.state.event_pages import EventPage, pages_to_merge, parse_page_name, select_pages
 from infinitedub.pipeline.state.run_log import Event, RunLog, read_events, read_table
 from infinitedub.pipeline.state.run_status import JobStatus, done_jobs, job_statuses
 from infinitedub.pipeline.storage.storage import Storage
@@ -28,63 +28,63 @@ def column(number: int) -> dict[str, list[object]]:
     return {name: [getattr(event, name)] for name in ("time", "job", "segment", "window", "stage", "what", "seconds", "detail")}
 
 
-def written(storage: Storage, numbers: range) -> list[tuple[Page, int]]:
-    return [event_pages.write(storage, FOLDER, number, column(number)) for number in numbers]
+def written(storage: Storage, numbers: range) -> list[tuple[EventPage, int]]:
+    return [event_pages.write_page(storage, FOLDER, number, column(number)) for number in numbers]
 
 
 def told(storage: Storage) -> list[int]:
-    return event_pages.read(storage, FOLDER, ["segment"])["segment"].to_pylist()
+    return event_pages.read_pages(storage, FOLDER, ["segment"])["segment"].to_pylist()
 
 
 # -- which pages ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [Page(0, 1), Page(7, 8), Page(0, 64), Page(999_999, 1_000_000), Page(1_000_000, 1_000_064)])
-def test_a_page_is_known_by_its_name(page: Page):
-    assert page_of(page.name) == page
+@pytest.mark.parametrize("page", [EventPage(0, 1), EventPage(7, 8), EventPage(0, 64), EventPage(999_999, 1_000_000), EventPage(1_000_000, 1_000_064)])
+def test_a_page_is_known_by_its_name(page: EventPage):
+    assert parse_page_name(page.name) == page
 
 
 @pytest.mark.parametrize("name", ["index.html", "1.parquet", "000000.parquet.part", "000000-.parquet", "a000001.parquet"])
 def test_what_is_no_page_is_left_alone(name: str):
-    assert page_of(name) is None
-    assert to_read([name]) == ((), True)
+    assert parse_page_name(name) is None
+    assert select_pages([name]) == ((), True)
 
 
 def test_pages_that_a_wider_one_holds_are_left_out():
-    names = [page.name for page in (*(Page(n, n + 1) for n in range(5)), Page(0, 2), Page(0, 4))]
-    assert to_read(names) == ((Page(0, 4), Page(4, 5)), True)
-    assert to_read([Page(0, 4).name, Page(2, 3).name, Page(3, 4).name]) == ((Page(0, 4),), True)
+    names = [page.name for page in (*(EventPage(n, n + 1) for n in range(5)), EventPage(0, 2), EventPage(0, 4))]
+    assert select_pages(names) == ((EventPage(0, 4), EventPage(4, 5)), True)
+    assert select_pages([EventPage(0, 4).name, EventPage(2, 3).name, EventPage(3, 4).name]) == ((EventPage(0, 4),), True)
 
 
 def test_a_gap_is_noticed():
-    assert to_read([Page(64, 65).name]) == ((Page(64, 65),), False)
-    assert to_read([Page(0, 2).name, Page(3, 4).name])[1] is False
+    assert select_pages([EventPage(64, 65).name]) == ((EventPage(64, 65),), False)
+    assert select_pages([EventPage(0, 2).name, EventPage(3, 4).name])[1] is False
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5000))
 def test_a_log_of_any_length_has_few_pages_and_all_of_them(count: int):
-    shelf: list[tuple[Page, int]] = []
+    shelf: list[tuple[EventPage, int]] = []
     for number in range(count):
-        shelf.append((Page(number, number + 1), 100))
-        while several := to_bind(shelf, ended=False):
-            assert len(several) == event_pages.BOUND_TOGETHER
+        shelf.append((EventPage(number, number + 1), 100))
+        while several := pages_to_merge(shelf, ended=False):
+            assert len(several) == event_pages.PAGES_PER_MERGE
             assert shelf[-1][0] not in several
-            bound = Page(several[0].start, several[-1].stop)
+            bound = EventPage(several[0].start, several[-1].stop)
             shelf = sorted([*((page, size) for page, size in shelf if page not in several), (bound, 100 * len(several))])
-    assert len(shelf) <= 3 * event_pages.BOUND_TOGETHER
-    found, whole = to_read(page.name for page, _ in shelf)
+    assert len(shelf) <= 3 * event_pages.PAGES_PER_MERGE
+    found, whole = select_pages(page.name for page, _ in shelf)
     assert whole
     assert (found[0].start, found[-1].stop) == (0, count)
     assert sum(page.stop - page.start for page in found) == count
 
 
 def test_at_the_end_all_but_the_last_become_one_and_large_ones_are_left_alone():
-    few = [(Page(0, 64), 6400), (Page(64, 65), 100), (Page(65, 66), 100)]
-    assert to_bind(few, ended=True) == (Page(0, 64), Page(64, 65))
-    assert to_bind(few[:1], ended=True) == to_bind(few[1:], ended=True) == to_bind([], ended=True) == ()
-    large = [(Page(0, 64), event_pages.BOUND_BYTES), *((Page(n, n + 1), 100) for n in range(64, 70))]
-    assert to_bind(large, ended=True) == tuple(Page(n, n + 1) for n in range(64, 69))
+    few = [(EventPage(0, 64), 6400), (EventPage(64, 65), 100), (EventPage(65, 66), 100)]
+    assert pages_to_merge(few, ended=True) == (EventPage(0, 64), EventPage(64, 65))
+    assert pages_to_merge(few[:1], ended=True) == pages_to_merge(few[1:], ended=True) == pages_to_merge([], ended=True) == ()
+    large = [(EventPage(0, 64), event_pages.MERGED_BYTES), *((EventPage(n, n + 1), 100) for n in range(64, 70))]
+    assert pages_to_merge(large, ended=True) == tuple(EventPage(n, n + 1) for n in range(64, 69))
 
 
 # -- whoever dies, whoever reads --------------------------------------------------------------------------------------
@@ -114,9 +114,9 @@ def test_a_driver_that_dies_while_it_binds_loses_nothing_and_doubles_nothing(sto
     shelf = written(storage, range(7))
     reader = Storage(storage.settings)
     dying(storage, monkeypatch, calls)
-    several = to_bind(shelf, ended=True)
+    several = pages_to_merge(shelf, ended=True)
     try:
-        event_pages.bind(storage, FOLDER, several)
+        event_pages.merge_pages(storage, FOLDER, several)
         for page in several:
             storage.delete(f"{FOLDER}/{page.name}")
     except Died:
@@ -134,9 +134,9 @@ def test_a_reader_whose_page_is_bound_before_it_reads_it_looks_again(storage: St
     def late(name: str) -> bytes | None:
         if not bound:  # between this reader's listing and its first page
             bound.append(True)
-            event_pages.bind(Storage(storage.settings), FOLDER, to_bind(shelf, ended=True))
+            event_pages.merge_pages(Storage(storage.settings), FOLDER, pages_to_merge(shelf, ended=True))
             for number in range(4):
-                storage.delete(f"{FOLDER}/{Page(number, number + 1).name}")
+                storage.delete(f"{FOLDER}/{EventPage(number, number + 1).name}")
         return read(name)
 
     monkeypatch.setattr(storage, "read", late)
@@ -145,15 +145,15 @@ def test_a_reader_whose_page_is_bound_before_it_reads_it_looks_again(storage: St
 
 def test_a_listing_that_saw_neither_the_pages_nor_what_they_became_is_made_again(storage: Storage, monkeypatch):
     shelf = written(storage, range(5))
-    event_pages.bind(storage, FOLDER, to_bind(shelf, ended=True))
-    listings = iter([[Page(4, 5).name], [Page(0, 4).name, Page(4, 5).name]])
+    event_pages.merge_pages(storage, FOLDER, pages_to_merge(shelf, ended=True))
+    listings = iter([[EventPage(4, 5).name], [EventPage(0, 4).name, EventPage(4, 5).name]])
     monkeypatch.setattr(storage, "list", lambda folder: next(listings))
     assert told(storage) == list(range(5))
 
 
 def test_a_page_that_somebody_took_away_costs_its_events_only(storage: Storage, caplog):
     written(storage, range(3))
-    storage.delete(f"{FOLDER}/{Page(1, 2).name}")
+    storage.delete(f"{FOLDER}/{EventPage(1, 2).name}")
     with caplog.at_level(logging.WARNING):
         assert told(storage) == [0, 2]
     assert "missing" in caplog.text
@@ -162,8 +162,8 @@ def test_a_page_that_somebody_took_away_costs_its_events_only(storage: Storage, 
 def test_a_page_is_not_bound_without_its_neighbours(storage: Storage):
     shelf = written(storage, range(3))
     storage.delete(f"{FOLDER}/{shelf[0][0].name}")
-    with pytest.raises(Transient, match="not to be found"):
-        event_pages.bind(storage, FOLDER, [shelf[0][0], shelf[1][0]])
+    with pytest.raises(Transient, match="does not exist, so it cannot be merged"):
+        event_pages.merge_pages(storage, FOLDER, [shelf[0][0], shelf[1][0]])
     assert told(storage) == [1, 2]
 
 
@@ -176,7 +176,7 @@ def event(number: int, what: str = "finished", job: str = "a") -> Event:
 
 def test_a_finished_run_lies_in_two_pages(storage: Storage, monkeypatch):
     monkeypatch.setattr(run_log, "FLUSH_EVENTS", 1)
-    monkeypatch.setattr(event_pages, "BOUND_TOGETHER", 4)
+    monkeypatch.setattr(event_pages, "PAGES_PER_MERGE", 4)
     with RunLog.begin(storage, {}) as log:
         folder = f"runs/{log.run}/events"
         for number in range(30):

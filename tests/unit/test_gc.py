@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from infinitedub.launch.cli import main
-from infinitedub.pipeline.state.garbage_collection import Garbage, Kind, sweep
+from infinitedub.pipeline.state.garbage_collection import Garbage, GarbageKind, collect_garbage
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.scratch import scratch_folder
@@ -61,7 +61,7 @@ def files(storage: Storage) -> set[str]:
 
 
 def swept(storage: Storage, grace: float = 24 * HOUR, *, checkpoints: bool = False, dry_run: bool = False) -> list[Garbage]:
-    return list(sweep(storage, grace, checkpoints=checkpoints, dry_run=dry_run))
+    return list(collect_garbage(storage, grace, checkpoints=checkpoints, dry_run=dry_run))
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -75,8 +75,8 @@ def test_files_that_no_commit_names_go_and_results_films_and_logs_stay(storage: 
     storage.put("runs/r/run.json", b"{}")
     age(storage.root, 25)
     assert set(swept(storage)) == {
-        Garbage(Kind.UNNAMED, f"cas/generate/0f/{KEY}/{loser}", 2, 8),
-        Garbage(Kind.UNNAMED, f"cas/generate/a1/{OTHER}/{killed}", 1, 6),
+        Garbage(GarbageKind.UNNAMED, f"cas/generate/0f/{KEY}/{loser}", 2, 8),
+        Garbage(GarbageKind.UNNAMED, f"cas/generate/a1/{OTHER}/{killed}", 1, 6),
     }
     assert files(storage) == {"winner", "a.mp4", "run.json"}
     assert Ledger(storage).find("generate", KEY, Clip) == record
@@ -107,7 +107,7 @@ def test_what_was_withdrawn_or_superseded_goes(storage: Storage):
     committed(storage, "first")
     assert ledger.withdraw("generate", KEY, Clip, "a mouth is shut")
     age(storage.root, 25)
-    assert [one.kind for one in swept(storage)] == [Kind.UNNAMED]
+    assert [one.kind for one in swept(storage)] == [GarbageKind.UNNAMED]
     _, second = committed(storage, "second")
     Path(second.chunks[0].picture.uri).write_text("cut")
     _, third = committed(storage, "third")
@@ -151,7 +151,7 @@ def test_checkpoints_of_finished_segments_go_where_that_is_asked_for(storage: St
     record = ledger.commit("generate", KEY, attempt, clip(one, two))
     age(storage.root, 25)
     assert swept(storage) == []
-    assert swept(storage, checkpoints=True) == [Garbage(Kind.CHECKPOINT, f"cas/generate/0f/{KEY}/{attempt}", 1, 8)]
+    assert swept(storage, checkpoints=True) == [Garbage(GarbageKind.CHECKPOINT, f"cas/generate/0f/{KEY}/{attempt}", 1, 8)]
     assert files(storage) == {"picture 0", "picture 1"}
     assert ledger.find("generate", KEY, Clip) == record
     assert ledger.find("generate", KEY, WindowCheckpoint, part=0) is None  # made anew from the segment's start
@@ -168,7 +168,7 @@ def test_checkpoints_of_a_segment_that_is_to_be_redone_stay(storage: Storage):
     assert ledger.withdraw("generate", KEY, Clip, "a seam")
     assert ledger.withdraw("generate", KEY, WindowCheckpoint, "a seam", part=1)
     age(storage.root, 25)
-    assert [gone.kind for gone in swept(storage, checkpoints=True)] == [Kind.UNNAMED]
+    assert [gone.kind for gone in swept(storage, checkpoints=True)] == [GarbageKind.UNNAMED]
     assert files(storage) == {"picture 0", "motion 0"}
     assert ledger.find("generate", KEY, WindowCheckpoint, part=0) == take
 
@@ -210,7 +210,7 @@ def test_who_writes_while_empty_folders_are_taken_away_succeeds(storage: Storage
         for turn in range(50):
             storage.put(f"cas/a/b/{number}-{turn}/x", b"x")
             storage.delete(f"cas/a/b/{number}-{turn}/x")
-            storage.tidy(f"cas/a/b/{number}-{turn}")
+            storage.remove_empty_folders(f"cas/a/b/{number}-{turn}")
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(write, range(4)))
@@ -236,7 +236,7 @@ def test_half_written_files_of_killed_processes_go(storage: Storage):
     killed(f"{dies}storage.put('cas/generate/0f/{KEY}/a1/chunk.mkv', b'half a chunk')", storage)
     assert swept(storage) == []
     age(storage.root, 25)
-    assert sorted((one.kind, one.bytes) for one in swept(storage)) == [(Kind.UNFINISHED, 4), (Kind.UNFINISHED, 12)]
+    assert sorted((one.kind, one.bytes) for one in swept(storage)) == [(GarbageKind.UNFINISHED, 4), (GarbageKind.UNFINISHED, 12)]
     assert sorted(path.name for path in Path(storage.root).rglob("*")) == ["b.mp4", "films"]
 
 
@@ -255,9 +255,9 @@ def test_scratch_of_killed_processes_goes_and_that_of_the_living_stays(storage: 
     with (calls / "mine.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         (calls / "mine").mkdir()
-        assert swept(storage, dry_run=True) == [Garbage(Kind.SCRATCH, str(dead), 1, 3)]
+        assert swept(storage, dry_run=True) == [Garbage(GarbageKind.SCRATCH, str(dead), 1, 3)]
         assert dead.exists()
-        assert swept(storage) == [Garbage(Kind.SCRATCH, str(dead), 1, 3)]
+        assert swept(storage) == [Garbage(GarbageKind.SCRATCH, str(dead), 1, 3)]
         assert sorted(path.name for path in calls.iterdir()) == ["mine", "mine.lock"]
 
 
@@ -298,8 +298,11 @@ def test_copies_of_weights_that_nobody_uses_go(storage: Storage, model: str):
     half = unused.parent / f"{'0' * 64}.part"
     half.mkdir()
     age(half, 25)
-    assert {one.place for one in swept(storage, dry_run=True)} == {str(unused), str(half)}
-    assert {(one.kind, one.place, one.bytes) for one in swept(storage)} == {(Kind.WEIGHTS, str(unused), 3), (Kind.WEIGHTS, str(half), 0)}
+    assert {one.location for one in swept(storage, dry_run=True)} == {str(unused), str(half)}
+    assert {(one.kind, one.location, one.bytes) for one in swept(storage)} == {
+        (GarbageKind.WEIGHTS, str(unused), 3),
+        (GarbageKind.WEIGHTS, str(half), 0),
+    }
     assert used.exists()
     assert not unused.exists()
     assert not half.exists()
@@ -321,20 +324,20 @@ def test_a_dry_run_says_what_would_go_and_takes_nothing(storage: Storage, monkey
     age(storage.root, 2)
     before = files(storage)
     assert gc(monkeypatch, storage) == 0
-    assert "nothing to sweep" in capsys.readouterr().out
+    assert "nothing to remove" in capsys.readouterr().out
     assert gc(monkeypatch, storage, "--grace", "90m", "--dry-run") == 0
     told = capsys.readouterr().out
     assert f"cas/generate/0f/{KEY}/{attempt}" in told
-    assert "unnamed: 1 places, 1 files, 200 B would go" in told
+    assert "unnamed: 1 places, 1 files, 200 B would be removed" in told
     assert files(storage) == before
     assert gc(monkeypatch, storage, "--grace", "90m") == 0
-    assert f"{storage.root}: 200 B gone" in capsys.readouterr().out
+    assert f"{storage.root}: 200 B removed" in capsys.readouterr().out
     assert files(storage) == {"winner"}
 
 
 def test_a_root_where_nothing_is_yet_has_nothing_to_sweep(storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert gc(monkeypatch, storage, "--grace=0s") == 0
-    assert "nothing to sweep, and no run has been here; say where" in capsys.readouterr().out
+    assert "nothing to remove, and no run here; name the root" in capsys.readouterr().out
     assert not Path(storage.root).exists()
 
 

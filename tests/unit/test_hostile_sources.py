@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from infinitedub.pipeline.state.content_keys import identity
+from infinitedub.pipeline.state.content_keys import source_fingerprint
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput
 
@@ -24,7 +24,7 @@ Make = Callable[..., Storage]
     ],
 )
 def test_kinds_of_uri_that_were_not_allowed(storage_with: Make, uri: str) -> None:
-    with pytest.raises(BadInput, match=r"storage\.sources\.schemes|is not there"):
+    with pytest.raises(BadInput, match=r"storage\.sources\.schemes|does not exist"):
         storage_with().stat_input(uri)
 
 
@@ -43,7 +43,7 @@ def test_no_setting_opens_what_is_no_store_of_files(storage_with: Make, scheme: 
 def test_paths_can_be_forbidden_altogether(storage_with: Make, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     for uri in (str(tmp_path / "a"), (tmp_path / "a").as_uri()):
-        with pytest.raises(BadInput, match=r"file is not among .*storage\.sources\.schemes"):
+        with pytest.raises(BadInput, match=r"the scheme file may not be read \(storage\.sources\.schemes"):
             storage_with(schemes=["s3"]).stat_input(uri)
 
 
@@ -83,8 +83,8 @@ def test_what_lies_below_a_root_is_read(storage_with: Make, media: Path, tmp_pat
 def test_nothing_else_is_read_by_whatever_way(storage_with: Make, media: Path, tmp_path: Path, name: str) -> None:
     allowed = storage_with(roots=[str(media)])
     uri = f"file://{media}/{name}"
-    for call in (allowed.stat_input, lambda uri: allowed.fetch_input(uri, tmp_path / "unused"), lambda uri: identity(allowed, uri)):
-        with pytest.raises(BadInput, match=r"is not below .*/media \(storage\.sources\.roots\); move it there"):
+    for call in (allowed.stat_input, lambda uri: allowed.fetch_input(uri, tmp_path / "unused"), lambda uri: source_fingerprint(allowed, uri)):
+        with pytest.raises(BadInput, match=r"is not below .*/media \(storage\.sources\.roots\); move the file there"):
             call(uri)
     assert storage_with().stat_input(uri).bytes == 6  # where nothing is forbidden, one's own links may lead anywhere
 
@@ -104,7 +104,7 @@ def test_the_root_itself_and_a_loop_of_links_are_no_files(storage_with: Make, me
 
 
 def test_no_roots_at_all_forbid_everything(storage_with: Make, media: Path) -> None:
-    with pytest.raises(BadInput, match="is not below anything"):
+    with pytest.raises(BadInput, match="is not below any folder"):
         storage_with(roots=[]).stat_input(str(media / "a.wav"))
 
 

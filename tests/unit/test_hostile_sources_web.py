@@ -16,13 +16,13 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from infinitedub.pipeline.state.content_keys import identity, key_of
+from infinitedub.pipeline.state.content_keys import key_of, source_fingerprint
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage import storage
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.pipeline.storage.stores import storage_retry, web
-from infinitedub.pipeline.storage.stores.hosts import public, read_hosts
-from infinitedub.pipeline.storage.stores.store import Refused
+from infinitedub.pipeline.storage.stores.hosts import is_public, parse_hosts
+from infinitedub.pipeline.storage.stores.store import AccessRefused
 from infinitedub.stages.errors import BadInput, Transient
 
 Make = Callable[..., Storage]
@@ -57,14 +57,14 @@ Make = Callable[..., Storage]
     ],
 )
 def test_which_addresses_are_public(address: str, open_to_all: bool) -> None:
-    assert public(ip_address(address)) is open_to_all
+    assert is_public(ip_address(address)) is open_to_all
 
 
 @pytest.mark.parametrize(
     "host", ["media.example.org", "MEDIA.example.ORG.", "a.cdn.example.org", "b.a.cdn.example.org", "10.1.2.3", "[fd00::7]", "9.9.9.9"]
 )
 def test_hosts_that_are_listed(host: str) -> None:
-    read_hosts(["media.Example.org", "*.cdn.example.org", "10.1.0.0/16", "fd00::7", "9.9.9.9"]).check_host(host)
+    parse_hosts(["media.Example.org", "*.cdn.example.org", "10.1.0.0/16", "fd00::7", "9.9.9.9"]).check_host(host)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_hosts_that_are_listed(host: str) -> None:
     ],
 )
 def test_hosts_that_are_not(host: str) -> None:
-    with pytest.raises(Refused, match=r"storage\.sources\.hosts"):
-        read_hosts(["media.example.org", "*.cdn.example.org", "10.1.0.0/16", "fd00::7"]).check_host(host)
+    with pytest.raises(AccessRefused, match=r"storage\.sources\.hosts"):
+        parse_hosts(["media.example.org", "*.cdn.example.org", "10.1.0.0/16", "fd00::7"]).check_host(host)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_listed_server_is_read(storage_with: Make, site: Site, tmp_path: Path)
         path = files.fetch(site.uri("/a.wav"))
         assert (path.suffix, path.read_bytes()) == (".wav", b"voice")
     assert allowed.open_input(site.uri("/a.wav")).read() == b"voice"
-    assert '"1"' in identity(allowed, site.uri("/a.wav"))
+    assert '"1"' in source_fingerprint(allowed, site.uri("/a.wav"))
 
 
 def test_without_a_list_no_server_is_asked(storage_with: Make, site: Site) -> None:
@@ -216,7 +216,7 @@ def test_what_a_name_leads_to_is_judged(storage_with: Make, site: Site, names: d
     names["media.example.org"] = [["127.0.0.1"]]
     site.pages["/a"] = says(body=b"voice")
     with pytest.raises(
-        BadInput, match=r"media\.example\.org has the address 127\.0\.0\.1, which is not a public one.*add 127\.0\.0\.1 to storage\.sources"
+        BadInput, match=r"media\.example\.org has the address 127\.0\.0\.1, which is not public.*add 127\.0\.0\.1 to storage\.sources"
     ):
         storage_with(hosts=["*.example.org"]).stat_input(site.uri("/a", "media.example.org"))
     assert site.asked == []
@@ -225,7 +225,7 @@ def test_what_a_name_leads_to_is_judged(storage_with: Make, site: Site, names: d
 
 def test_one_private_address_among_public_ones_spoils_the_name(storage_with: Make, site: Site, names: dict[str, list[list[str]]]) -> None:
     names["media.example.org"] = [["93.184.216.34", "127.0.0.1"]]
-    with pytest.raises(BadInput, match="not a public one"):
+    with pytest.raises(BadInput, match="which is not public"):
         storage_with(hosts=["media.example.org"]).stat_input(site.uri("/a", "media.example.org"))
     assert site.asked == []
 
@@ -237,7 +237,7 @@ def test_a_name_that_changes_its_mind_gains_nothing(storage_with: Make, site: Si
     names["media.example.org"] = [["127.0.0.1"], ["169.254.169.254"]]
     assert allowed.stat_input(site.uri("/a", "media.example.org")).bytes == 5
     assert len(names["media.example.org"]) == 1  # looked up once for one request
-    with pytest.raises(BadInput, match=r"169\.254\.169\.254, which is not a public one"):
+    with pytest.raises(BadInput, match=r"169\.254\.169\.254, which is not public"):
         allowed.fetch_input(site.uri("/a", "media.example.org"), tmp_path / "copy")
     assert site.asked == [("media.example.org", "/a")]
 
@@ -245,12 +245,12 @@ def test_a_name_that_changes_its_mind_gains_nothing(storage_with: Make, site: Si
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("http://127.0.0.2:{port}/inner", r"127\.0\.0\.2, which is not a public one"),
-        ("http://localhost:{port}/inner", "the host localhost is not among those"),
+        ("http://127.0.0.2:{port}/inner", r"127\.0\.0\.2, which is not public"),
+        ("http://localhost:{port}/inner", "the host localhost may not be read from"),
         ("http://inner.example.org:{port}/inner", r"inner\.example\.org has the address 127\.0\.0\.9, which is not"),
         ("http://169.254.169.254/latest/meta-data/", r"169\.254\.169\.254"),
         ("http://[::1]:{port}/inner", "::1"),
-        ("//evil.com/a", "the host evil.com is not among those"),
+        ("//evil.com/a", "the host evil.com may not be read from"),
         ("file:///etc/passwd", "file:///etc/passwd"),
         ("ftp://127.0.0.1/a", "ftp://127.0.0.1/a"),
         ("gopher://127.0.0.1/a", "gopher://127.0.0.1/a"),
@@ -345,24 +345,24 @@ def test_addresses_that_name_no_server(storage_with: Make, uri: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        (says(404), BadInput, "is not there"),
-        (says(410), BadInput, "is not there"),
+        (says(404), BadInput, "does not exist"),
+        (says(410), BadInput, "does not exist"),
         (says(403), BadInput, "403"),
         (says(401), BadInput, "401"),
         (says(500), Transient, "500"),
         (says(503), Transient, "503"),
         (says(429), Transient, "429"),
-        (says(body=b"1\r\nx\r\n0\r\n\r\n", Content_Length="", Transfer_Encoding="chunked"), BadInput, "does not say how long"),
-        (says(body=b"x", ETag=""), BadInput, "does not say when the file changes"),
-        (says(206, body=b"x", Content_Range="bytes 0-0/*"), BadInput, "does not say how long"),
+        (says(body=b"1\r\nx\r\n0\r\n\r\n", Content_Length="", Transfer_Encoding="chunked"), BadInput, "does not send the length"),
+        (says(body=b"x", ETag=""), BadInput, "does not send an ETag or Last-Modified"),
+        (says(206, body=b"x", Content_Range="bytes 0-0/*"), BadInput, "does not send the length"),
         (says(body=b"x", Content_Encoding="gzip"), BadInput, "in the encoding gzip"),
         (says(body=b"x", Content_Encoding="\xff"), BadInput, "in the encoding \udcff"),
         (says(body=b"x", Content_Length="9999"), BadInput, r"9999 bytes; at most 1000 are read \(storage\.sources\.max_bytes\)"),
         (says(206, body=b"x", Content_Range="bytes 0-0/9999"), BadInput, "9999 bytes; at most 1000"),
-        (says(206, body=b"x", Content_Range="bytes 0-0/" + "9" * 5000), BadInput, "does not say how long"),
-        (says(416, body=b"go away"), BadInput, "does not say how long"),
-        (says(302, body=b"moved"), BadInput, "answered 302, which is no file"),
-        (says(304), BadInput, "answered 304, which is no file"),
+        (says(206, body=b"x", Content_Range="bytes 0-0/" + "9" * 5000), BadInput, "does not send the length"),
+        (says(416, body=b"go away"), BadInput, "does not send the length"),
+        (says(302, body=b"moved"), BadInput, "answered 302; wanted a file"),
+        (says(304), BadInput, "answered 304; wanted a file"),
     ],
 )
 def test_answers_that_are_no_file(storage_with: Make, site: Site, answer: Any, kind: type[Exception], said: str) -> None:
@@ -378,13 +378,13 @@ def test_a_catalogue_is_bound_by_its_own_limit(storage_with: Make, site: Site, m
     site.pages["/short"] = first_honest(says(body=b"{}\n"))
     with pytest.raises(BadInput, match="more than 1000 bytes"):
         storage_with(hosts=["127.0.0.1"]).open_input(site.uri("/long"))
-    with pytest.raises(Transient, match="had 10 bytes and 3 came"):
+    with pytest.raises(Transient, match="had 10 bytes, but 3 were received"):
         storage_with(hosts=["127.0.0.1"]).open_input(site.uri("/short"))
 
 
 def test_an_answer_whose_etag_is_no_text_makes_a_key(storage_with: Make, site: Site) -> None:
     site.pages["/a"] = says(body=b"voice", ETag='"\xff\x80"')
-    version = identity(storage_with(hosts=["127.0.0.1"]), site.uri("/a"))
+    version = source_fingerprint(storage_with(hosts=["127.0.0.1"]), site.uri("/a"))
     assert len(key_of("ingest", 1, (), {}, {"inputs": [version]})) == 64
 
 
@@ -423,10 +423,10 @@ def test_half_a_file_is_no_file(storage_with: Make, site: Site, tmp_path: Path, 
 
 
 def test_a_server_that_dawdles_is_given_up(storage_with: Make, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(web, "SLOW_SECONDS", 0.0)
     monkeypatch.setattr(web, "MIN_BYTES_PER_SECOND", 1e12)
     site.pages["/a"] = says(body=b"1234567890")
-    with pytest.raises(Transient, match="only 10 bytes came"):
+    with pytest.raises(Transient, match="only 10 bytes arrived"):
         storage_with(hosts=["127.0.0.1"]).fetch_input(site.uri("/a"), tmp_path / "copy")
 
 
@@ -468,7 +468,7 @@ def test_a_server_that_never_comes_to_the_body_is_given_up(storage_with: Make, s
 
     monkeypatch.setattr(web, "HEAD_SECONDS", 0.3)
     site.pages["/a"] = without_body
-    with pytest.raises(Transient, match="no answer came in time"):
+    with pytest.raises(Transient, match="no response within"):
         storage_with(hosts=["127.0.0.1"]).stat_input(site.uri("/a"))
 
 

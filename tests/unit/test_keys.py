@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from infinitedub.pipeline.state import content_keys
-from infinitedub.pipeline.state.content_keys import identity, key_of, weights_digest
+from infinitedub.pipeline.state.content_keys import key_of, source_fingerprint, weights_digest
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput, ConfigError
 from infinitedub.stages.records import Artifact, Box, Source, Span, Turns, Voice
@@ -87,19 +87,19 @@ def test_an_input_is_known_by_place_size_and_change(storage: Storage, tmp_path: 
     path = tmp_path / "a.mp4"
     path.write_bytes(b"one")
     os.utime(path, ns=(1, 1))
-    seen = [identity(storage, str(path))]
-    assert identity(storage, str(path)) == seen[0]
+    seen = [source_fingerprint(storage, str(path))]
+    assert source_fingerprint(storage, str(path)) == seen[0]
     os.utime(path, ns=(2, 2))
-    seen.append(identity(storage, str(path)))
+    seen.append(source_fingerprint(storage, str(path)))
     path.write_bytes(b"four")
     os.utime(path, ns=(2, 2))
-    seen.append(identity(storage, str(path)))
+    seen.append(source_fingerprint(storage, str(path)))
     (tmp_path / "b.mp4").write_bytes(b"four")
     os.utime(tmp_path / "b.mp4", ns=(2, 2))
-    seen.append(identity(storage, str(tmp_path / "b.mp4")))
+    seen.append(source_fingerprint(storage, str(tmp_path / "b.mp4")))
     assert len(set(seen)) == 4
     with pytest.raises(BadInput):
-        identity(storage, str(tmp_path / "c.mp4"))
+        source_fingerprint(storage, str(tmp_path / "c.mp4"))
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_single_file_is_a_model_too(storage: Storage, model: Path):
 
 
 def test_no_model_is_a_config_error(storage: Storage, tmp_path: Path):
-    with pytest.raises(ConfigError, match="nothing is there"):
+    with pytest.raises(ConfigError, match="none does not exist"):
         weights_digest(storage, str(tmp_path / "none"))
 
 

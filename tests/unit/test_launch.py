@@ -85,8 +85,8 @@ def test_every_verb_tells_how_it_is_used(dub, verb: str):
         (("generate/sampler=5",), "must be a string"),  # Hydra itself fails with a ValueError
         (("generate.sampler.steps=many",), "generate.sampler.steps"),
         (("storage=s3",), "storage.root"),  # a bucket has no default, and certainly not the local folder
-        (("generate.device=cuda", "pools=inline"), "condition.device is cuda, but the pools give condition 0 GPUs"),
-        (("pools=cluster",), "condition.device is cpu, but the pools give condition 1 GPUs"),
+        (("generate.device=cuda", "pools=inline"), "generate.device is cuda, but the pools give condition 0 GPUs"),
+        (("pools=cluster",), "generate.device is cpu, but the pools give condition 1 GPUs"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_in_one_line(dub, words: tuple[str, ...], told: str):
@@ -108,11 +108,11 @@ def test_a_quoted_value_is_read_back_as_it_was(path: str):
 def test_a_rerun_from_another_folder_finds_the_catalogue(dub, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "rows (new).jsonl").write_text('{"id": "a", "source": "gone.png", "speech": "gone.png"}\n')
     code, _, said = dub("run", "catalogue='rows (new).jsonl'", f"storage.root={storage.root}", "pools=inline")
-    assert (code, "gone.png is not there" in said) == (2, True)
+    assert (code, "gone.png does not exist" in said) == (2, True)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, _, said = dub("rerun", f"storage.root={storage.root}")
-    assert (code, "gone.png is not there" in said) == (2, True)
+    assert (code, "gone.png does not exist" in said) == (2, True)
 
 
 def test_a_rerun_finds_the_users_own_configuration(dub, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -121,13 +121,13 @@ def test_a_rerun_finds_the_users_own_configuration(dub, storage: Storage, tmp_pa
     (tmp_path / "it's mine" / "preset" / "quick.yaml").write_text("# @package _global_\ngenerate:\n  sampler:\n    steps: 77\n")
     mine = ["preset=quick", "catalogue=rows.jsonl", f"storage.root={storage.root}", "pools=inline"]
     code, _, said = dub("run", "--config-dir", "it's mine", *mine)
-    assert (code, "gone.png is not there" in said) == (2, True)
+    assert (code, "gone.png does not exist" in said) == (2, True)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     printed = next(line for line in said.splitlines() if "again: dub " in line).partition("again: dub ")[2]
     for words in (["rerun", f"storage.root={storage.root}"], shlex.split(printed)):
         code, _, said = dub(*words)
-        assert (code, "gone.png is not there" in said) == (2, True)
+        assert (code, "gone.png does not exist" in said) == (2, True)
         assert read_run(storage, latest_run(storage) or "")["config"]["generate"]["sampler"]["steps"] == 77
 
 

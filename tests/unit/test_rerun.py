@@ -182,21 +182,21 @@ def test_a_surgery_that_did_not_come_to_its_end_goes_on(
 ):
     """What it has made anew by then is not made once more."""
     first = logged(storage, "abc", done="abc")
-    logged(storage, "ab", done=done, parent=first, forced_rerun=OF_TODAY.as_record())
+    logged(storage, "ab", done=done, parent=first, forced_rerun=OF_TODAY.to_json())
     assert dub("rerun", "--run", first, "--ids", ids, "--segments", "0", "--windows", "3:", "--reason", reason)[0] == 0
     assert begun[0].forced_rerun is not None
-    assert begun[0].forced_rerun.name
-    assert (begun[0].forced_rerun.name == "of today") is goes_on
+    assert begun[0].forced_rerun.id
+    assert (begun[0].forced_rerun.id == "of today") is goes_on
 
 
 def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "abcd", done="abc")
-    second = logged(storage, "ab", done="a", parent=first, forced_rerun=OF_TODAY.as_record())
+    second = logged(storage, "ab", done="a", parent=first, forced_rerun=OF_TODAY.to_json())
     logged(storage, "c", done="c", parent=second)
     code, said, _ = dub("rerun")
     assert (code, begun[0].ids, begun[0].forced_rerun) == (0, {"b", "d"}, OF_TODAY)
-    assert begun[0].forced_rerun.name == "of today"
-    assert "going on with what was begun: segments 0 made anew from window 3 on: blinks" in said
+    assert begun[0].forced_rerun.id == "of today"
+    assert "going on with what was begun: segments 0 made again from window 3 on: blinks" in said
     dub("rerun", "--run", second)
     assert (begun[1].ids, begun[1].forced_rerun) == ({"b"}, OF_TODAY)
     dub("rerun", "--ids", "b")
@@ -211,7 +211,7 @@ def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off
 
 def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "abc", done="ab")
-    second = logged(storage, "ab", parent=first, forced_rerun=OF_TODAY.as_record())
+    second = logged(storage, "ab", parent=first, forced_rerun=OF_TODAY.to_json())
     logged(storage, "abc", done="ab", parent=second)
     dub("rerun")
     assert (begun[0].ids, begun[0].forced_rerun) == ({"c"}, None)
@@ -246,10 +246,10 @@ def test_help_says_what_a_remake_gives(dub: Said):
 
 def test_status_tells_what_a_run_made_anew(dub: Said, storage: Storage):
     first = logged(storage, "a", done="a")
-    logged(storage, "a", done="a", parent=first, forced_rerun=ForcedRerun(frozenset("a"), frozenset({2, 0}), 3, "blinks [/]").as_record())
+    logged(storage, "a", done="a", parent=first, forced_rerun=ForcedRerun(frozenset("a"), frozenset({2, 0}), 3, "blinks [/]").to_json())
     said = dub("status")[1]
     assert f"a rerun of {first}" in said
-    assert "segments 0, 2 made anew from window 3 on: blinks [/]" in said
+    assert "segments 0, 2 made again from window 3 on: blinks [/]" in said
 
 
 def test_status_shows_as_many_jobs_as_were_asked_for_and_never_fewer_than_none(dub: Said, storage: Storage):

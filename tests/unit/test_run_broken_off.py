@@ -67,7 +67,7 @@ def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_el
         "segments": None if segments is None else sorted(segments),
         "first_window": first_window,
         "reason": "she blinks",
-        "name": "",
+        "id": "",
     }
     withdrawn = [path.read_text() for path in Path(rehearsal.storage.root).glob("cas/generate/*/*/_*.1.json")]
     assert len(withdrawn) == len(windows) + len({segment for segment, _ in windows})
@@ -96,7 +96,7 @@ def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(rehears
     rehearsal.trouble = lambda called: None
     assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
     assert rehearsal.windows() == [(1, 1)]
-    rehearsal.dub(rehearsal.job("a"), forced_rerun=replace(forced_rerun, name="of tomorrow"))
+    rehearsal.dub(rehearsal.job("a"), forced_rerun=replace(forced_rerun, id="of tomorrow"))
     assert rehearsal.windows() == [(1, 0), (1, 1)]
 
 
@@ -117,8 +117,8 @@ def test_a_surgery_on_half_a_film_makes_nothing_twice(rehearsal: Rehearsal):
 @pytest.mark.parametrize(
     ("forced_rerun", "said"),
     [
-        (ForcedRerun(frozenset("a"), frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make anew; the film has 0 to 1"),
-        (ForcedRerun(frozenset("a"), frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make anew; it has 0 to 1"),
+        (ForcedRerun(frozenset("a"), frozenset({0, 2}), 0, "why not"), "there is no segment 2 to make again; the film has 0 to 1"),
+        (ForcedRerun(frozenset("a"), frozenset({1}), 2, "why not"), "segment 1 has no window 2 to make again; it has 0 to 1"),
         (ForcedRerun(frozenset("a"), None, 1, "why not"), "segment 0 has no window 1"),
     ],
 )
@@ -127,7 +127,7 @@ def test_what_is_not_there_cannot_be_made_anew(rehearsal: Rehearsal, forced_reru
     (letter,) = rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).failed
     assert (letter.kind, letter.stage) == ("input", "segment")
     assert said in letter.reason
-    assert "dub rerun --ids=a leaves it as it is" in letter.reason
+    assert "to make no segment again, use dub rerun --ids=a" in letter.reason
     assert rehearsal.dub(rehearsal.job("a")).worked == 0
 
 

@@ -12,7 +12,7 @@ from infinitedub.launch.dispatch import summary
 from infinitedub.pipeline.catalogue.rows import BadRow, Catalogue
 from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.run.batch import run_catalogue
-from infinitedub.pipeline.state.run_log import latest_run, read_dead, read_events, read_run, read_summary
+from infinitedub.pipeline.state.run_log import latest_run, read_dead_letters, read_events, read_run, read_summary
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from tests.unit.scripted import SEGMENTS, Called, Rehearsal
 
@@ -26,7 +26,7 @@ def test_a_failing_segment_costs_its_film_and_nothing_else(rehearsal: Rehearsal)
     assert "nobody is to be seen" in letter.trace
     assert f"--run {failed.run} --ids a" in letter.repro
     assert ("generate", None, 1) in rehearsal.calls  # the other segment is finished, for the rerun
-    assert read_dead(rehearsal.storage, failed.run) == [letter]
+    assert read_dead_letters(rehearsal.storage, failed.run) == [letter]
     summary = read_summary(rehearsal.storage, failed.run)
     assert summary is not None
     assert (summary["failed"], summary["stopped"]) == (["a"], False)
@@ -128,7 +128,7 @@ def test_a_source_that_the_settings_do_not_open_costs_one_film(rehearsal: Rehear
 def test_every_bad_row_that_is_skipped_has_a_dead_letter(rehearsal: Rehearsal):
     bad = (BadRow(2, "b", ("no speech",)), BadRow(3, None, ("no JSON",)), BadRow(4, "../x" * 999, ("no id",)), BadRow(5, "b", ("no picture",)))
     outcome = rehearsal.dub(rehearsal.job("a"), bad=bad)
-    letters = read_dead(rehearsal.storage, outcome.run)
+    letters = read_dead_letters(rehearsal.storage, outcome.run)
     assert {letter.job: letter.reason for letter in letters}.keys() == {"b", "line 3", "line 4"}
     assert {(letter.stage, letter.kind, letter.repro) for letter in letters} == {("catalogue", "input", "dub run catalogue=rows.jsonl")}
     assert "line 2 (b): no speech / line 5 (b): no picture" in [letter.reason for letter in letters]
@@ -139,7 +139,7 @@ def test_an_error_in_bytes_that_are_no_text_is_told_by_their_escapes(rehearsal: 
     """Such as a header that a server sends, or a file name of another age."""
     rehearsal.trouble = lambda called: BadInput("the encoding \udcff") if called[0] == "listen" else None
     outcome = rehearsal.dub(rehearsal.job("a"))
-    (letter,) = read_dead(rehearsal.storage, outcome.run)
+    (letter,) = read_dead_letters(rehearsal.storage, outcome.run)
     assert letter.reason == "the encoding \\udcff"
     assert "\\udcff" in letter.trace
     assert [event["detail"] for event in read_events(rehearsal.storage, outcome.run) if event["what"] == "failed"] == [letter.reason]
@@ -158,7 +158,7 @@ def test_a_dead_letter_that_the_storage_refuses_is_written_later(rehearsal: Rehe
     monkeypatch.setattr(rehearsal.storage, "put", failing)
     outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
     assert sorted(outcome.done) == ["b", "c"]
-    assert read_dead(rehearsal.storage, outcome.run) == list(outcome.failed)
+    assert read_dead_letters(rehearsal.storage, outcome.run) == list(outcome.failed)
     assert [letter.job for letter in outcome.failed] == ["a"]
 
 
@@ -225,7 +225,7 @@ def test_a_run_whose_cluster_cannot_be_had_leaves_the_run_before_as_the_latest(r
 
 def test_a_run_whose_weights_are_missing_leaves_no_trace(rehearsal: Rehearsal):
     rehearsal.weights.unlink()
-    with pytest.raises(ConfigError, match="nothing is at .*weights"):
+    with pytest.raises(ConfigError, match=r"nothing is at .*weights"):
         rehearsal.dub(rehearsal.job("a"))
     assert rehearsal.storage.list("runs") == []
 

@@ -6,12 +6,13 @@ import pickle
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from infinitedub.pipeline.storage.storage import Options, Storage, StorageSettings
+from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import storage_retry
-from infinitedub.pipeline.storage.stores.storage_retry import insist
-from infinitedub.pipeline.storage.stores.store import Missing, Refused, Stat, Taken
-from infinitedub.pipeline.storage.uris import locate
+from infinitedub.pipeline.storage.stores.storage_retry import retry_storage_call
+from infinitedub.pipeline.storage.stores.store import AccessRefused, AlreadyExists, FileStat, NotFound
+from infinitedub.pipeline.storage.uris import parse_uri
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 
 
@@ -34,7 +35,7 @@ def test_credentials_in_the_settings_are_refused_and_not_repeated(storage_settin
 def test_credentials_deep_in_the_options_of_other_storages_are_refused(storage_settings: StorageSettings):
     s3 = storage_settings.options.s3.model_dump()
     with pytest.raises(ConfigError, match=r"storage\.options\.az\.client\.connection_string"):
-        Options.model_validate({"s3": s3, "az": {"client": {"connection_string": "hush-hush"}}})
+        StorageOptions.model_validate({"s3": s3, "az": {"client": {"connection_string": "hush-hush"}}})
 
 
 def test_credentials_in_the_root_are_refused_and_not_repeated(storage_settings: StorageSettings):
@@ -54,9 +55,11 @@ def test_a_root_on_s3_keeps_its_prefix(storage_settings: StorageSettings):
     assert Storage(with_root(storage_settings, "s3://bucket/prefix/")).uri("films/a.mp4") == "s3://bucket/prefix/films/a.mp4"
 
 
-def test_a_root_of_an_unknown_kind_is_a_config_error(storage_settings: StorageSettings):
-    with pytest.raises(ConfigError, match="nosuch"):
-        Storage(with_root(storage_settings, "nosuch://somewhere/else")).read("a")
+@pytest.mark.parametrize("root", ["nosuch://somewhere/else", "memory://films", "ftp://host/films", "http://host/films"])
+def test_a_root_without_exclusive_creation_is_refused(storage_settings: StorageSettings, root: str):
+    """Concurrent runs would overwrite each other's commits there."""
+    with pytest.raises(ValidationError, match=r"cannot create a file exclusively.*wanted a folder, s3://"):
+        with_root(storage_settings, root)
 
 
 def test_a_storage_travels_to_other_processes(storage: Storage):
@@ -93,15 +96,15 @@ def test_uris_that_are_tricks_are_bad_input(storage: Storage, uri: str):
 
 
 def test_file_uris_are_decoded_and_paths_are_not(tmp_path: Path):
-    assert locate((tmp_path / "my film.mp4").as_uri()) == ("file", f"{tmp_path}/my film.mp4")
-    assert locate("/a/100%25.mp4") == ("file", "/a/100%25.mp4")
+    assert parse_uri((tmp_path / "my film.mp4").as_uri()) == ("file", f"{tmp_path}/my film.mp4")
+    assert parse_uri("/a/100%25.mp4") == ("file", "/a/100%25.mp4")
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_input_is_bad_input_that_names_it(storage: Storage, tmp_path: Path):
-    with pytest.raises(BadInput, match=r"nobody\.mp4 is not there"):
+    with pytest.raises(BadInput, match=r"nobody\.mp4 does not exist"):
         storage.stat_input(str(tmp_path / "nobody.mp4"))
 
 
@@ -151,7 +154,7 @@ def test_a_file_of_another_kind_in_the_way_is_a_config_error(storage: Storage):
 def test_a_root_that_cannot_be_made_is_a_config_error(storage_settings: StorageSettings):
     nowhere = Storage(storage_settings.model_copy(update={"root": "/proc/films"}))
     for call in (lambda: nowhere.put("a/b", b"x"), lambda: nowhere.create("a/b", b"x")):
-        with pytest.raises(ConfigError, match=r"/proc/films/a cannot be made; check storage\.root"):
+        with pytest.raises(ConfigError, match=r"/proc/films/a cannot be created; check storage\.root"):
             call()
 
 
@@ -166,7 +169,7 @@ def test_walk_goes_through_links(storage: Storage, tmp_path: Path):
 
 
 def test_walk_of_nothing_is_a_config_error(storage: Storage, tmp_path: Path):
-    with pytest.raises(ConfigError, match="nothing is there"):
+    with pytest.raises(ConfigError, match="no-model does not exist"):
         storage.walk(str(tmp_path / "no-model"))
 
 
@@ -191,25 +194,25 @@ def behind_an_os_error(cause: Exception) -> OSError:
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (Answer(412, "PreconditionFailed"), Taken),
-        (Answer(412, "412"), Taken),
-        (behind_an_os_error(Answer(412, "PreconditionFailed")), Taken),
+        (Answer(412, "PreconditionFailed"), AlreadyExists),
+        (Answer(412, "412"), AlreadyExists),
+        (behind_an_os_error(Answer(412, "PreconditionFailed")), AlreadyExists),
         (behind_an_os_error(Answer(409, "ConditionalRequestConflict")), Transient),
         (Answer(503, "SlowDown"), Transient),
         (Answer(500, "InternalError"), Transient),
         (Answer(400, "RequestTimeout"), Transient),
-        (Answer(501, "NotImplemented"), Refused),
-        (Answer(403, "AccessDenied"), Refused),
-        (Answer(404, "NoSuchBucket"), Refused),
-        (Answer(404, "NoSuchKey"), Missing),
+        (Answer(501, "NotImplemented"), AccessRefused),
+        (Answer(403, "AccessDenied"), AccessRefused),
+        (Answer(404, "NoSuchBucket"), AccessRefused),
+        (Answer(404, "NoSuchKey"), NotFound),
         (Answer(404, "NoSuchUpload"), Transient),
         (Answer(403, "InvalidAccessKeyId"), ConfigError),
         (Answer(403, "SignatureDoesNotMatch"), ConfigError),
         (Answer(400, "AuthorizationHeaderMalformed"), ConfigError),
-        (FileNotFoundError(), Missing),
-        (FileExistsError(), Taken),
-        (PermissionError(errno.EACCES, "Permission denied"), Refused),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), Refused),
+        (FileNotFoundError(), NotFound),
+        (FileExistsError(), AlreadyExists),
+        (PermissionError(errno.EACCES, "Permission denied"), AccessRefused),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), AccessRefused),
         (OSError(errno.ESTALE, "Stale file handle"), Transient),
         (ConnectionResetError(), Transient),
         (TimeoutError(), Transient),
@@ -222,7 +225,7 @@ def test_what_an_error_means(error: Exception, meaning: type[Exception], monkeyp
         raise error
 
     with pytest.raises(meaning) as raised:
-        insist(call, "s3://bucket/key", 3, creating=True)
+        retry_storage_call(call, "s3://bucket/key", 3, creating=True)
     assert "s3://bucket/key" in str(raised.value)
 
 
@@ -237,15 +240,15 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_not(monkeypatch):
             raise error
         return len(tries)
 
-    assert insist(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 3) == 3
+    assert retry_storage_call(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 3) == 3
     assert len(waits) == 2
     assert all(0 <= wait <= storage_retry.LONGEST_WAIT_SECONDS for wait in waits)
     tries.clear()
     with pytest.raises(Transient):
-        insist(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 2)
+        retry_storage_call(lambda: succeeds_at(3, Answer(503, "SlowDown")), "s3://b/k", 2)
     tries.clear()
-    with pytest.raises(Refused):
-        insist(lambda: succeeds_at(3, Answer(403, "AccessDenied")), "s3://b/k", 9)
+    with pytest.raises(AccessRefused):
+        retry_storage_call(lambda: succeeds_at(3, Answer(403, "AccessDenied")), "s3://b/k", 9)
     assert len(tries) == 1
 
 
@@ -258,14 +261,14 @@ def test_only_who_creates_can_come_too_late(monkeypatch):
         tries.append(1)
         raise Answer(412, "PreconditionFailed")
 
-    with pytest.raises(Transient, match="condition that it was not given"):
-        insist(call, "s3://b/k", 3)
+    with pytest.raises(Transient, match="failed condition, but the request had none"):
+        retry_storage_call(call, "s3://b/k", 3)
     assert len(tries) == 3
 
 
 def test_our_own_bugs_come_through():
     with pytest.raises(ZeroDivisionError):
-        insist(lambda: 1 // 0, "s3://b/k", 3)
+        retry_storage_call(lambda: 1 // 0, "s3://b/k", 3)
 
 
 def test_stat_tells_versions_apart(storage: Storage):
@@ -274,5 +277,5 @@ def test_stat_tells_versions_apart(storage: Storage):
     os.utime(uri, ns=(1, 1))
     after = storage.stat(uri)
     assert before is not None
-    assert after == Stat(3, "1")
+    assert after == FileStat(3, "1")
     assert before.version != after.version

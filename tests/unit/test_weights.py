@@ -9,8 +9,9 @@ import pytest
 
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.pipeline.storage.weights import check_weights, digest_of, on_this_node
+from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkModel
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.settings import LoraSettings, ModelSettings
+from infinitedub.stages.model.settings import LoraSettings
 from infinitedub.stages.settings import Decides, Settings, Weights
 from tests.unit.tiny import read
 
@@ -140,5 +141,5 @@ def test_weights_of_this_machine_stay_where_they_are(storage: Storage, folder: P
     ],
 )
 def test_the_adapter_is_seen_from_the_weights(weights: str, adapter: str, meant: str):
-    settings = ModelSettings(**{**read("generate/model/tiny"), "weights": weights, "adapter": adapter})
+    settings = InfiniteTalkModel(**{**read("generate/model/tiny"), "weights": weights, "adapter": adapter})
     assert settings.adapter == meant
