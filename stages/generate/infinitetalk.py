@@ -53,7 +53,7 @@ class InfiniteTalk:
     def window(self, cue: WindowInputs, motion: Tensor | None, noise: Noise) -> Tensor | None:
         latents = self.denoise(cue, self._known(cue, motion), noise(cue.reference.shape))
         if not torch.isfinite(latents).all():  # the same on every rank
-            raise FloatingPointError("the latents hold NaN or infinity after denoising; try generate.precision=fp32, or another seed")
+            raise FloatingPointError("the latents hold NaN or infinity after denoising; try generate/precision=fp32, or another seed")
         return None if self._codec is None else self._codec.decode(latents)
 
     def denoise(self, cue: WindowInputs, known: Tensor, noise: Tensor) -> Tensor:
