@@ -26,11 +26,11 @@ from benchmarks.command import sides
 from benchmarks.flops import IMAGE_TOKENS, TERA, Size, Window, build_denoiser, codec_flops, embed_flops, forward_flops
 from infinitedub.stages.model.dit import TEXT_TOKENS, EmbeddedConditioning, InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CODEC_WIDTH = 96  # channels of the published autoencoder's first level: what `codec_flops` holds for
-ALONE = Alone()
+ALONE = SingleDevice()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from infinitedub import conf
 from infinitedub.stages.model.dit import PATCH, TEXT_TOKENS, InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 
 IMAGE_TOKENS = 257
 TERA = 1e12
@@ -163,7 +163,7 @@ def count_denoiser(size: Size, window: Window) -> tuple[int, int]:
             )
         latents = torch.empty(1, size.channels_in, window.latent_frames, height, width)
         with FlopCounterMode(display=False) as forward:
-            network(latents, torch.empty(1), told, torch.empty(3, height, width), shards=Alone())
+            network(latents, torch.empty(1), told, torch.empty(3, height, width), shards=SingleDevice())
     return embedding.get_total_flops(), forward.get_total_flops()
 
 

@@ -24,9 +24,9 @@ from rich.table import Table
 from benchmarks.command import QUICK, sides, write_catalogue
 from infinitedub.launch.compose import checked, compose
 from infinitedub.launch.dispatch import dispatch
-from infinitedub.pipeline.pools.pool import OnPart, StageCall
-from infinitedub.pipeline.pools.retry import Failure
-from infinitedub.pipeline.pools.worker import Part, Worker
+from infinitedub.pipeline.pools.calls import OnProgress, StageCall
+from infinitedub.pipeline.pools.failures import Failure
+from infinitedub.pipeline.pools.worker import Done, Worker
 from infinitedub.pipeline.run import driver
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.contract import Rank, Stage
@@ -68,10 +68,10 @@ class Apart:
     def __init__(self, name: str, stage: Stage, storage: StorageSettings, held: dict[str, Held]) -> None:
         self._name, self._stage, self._storage, self._held = name, stage, storage, held
 
-    async def run(self, order: StageCall, on_part: OnPart) -> Any:
-        return await asyncio.to_thread(self._run, order, on_part)
+    async def run(self, order: StageCall, on_progress: OnProgress) -> Any:
+        return await asyncio.to_thread(self._run, order, on_progress)
 
-    def _run(self, order: StageCall, on_part: OnPart) -> Any:
+    def _run(self, order: StageCall, on_progress: OnProgress) -> Any:
         here, there = multiprocessing.Pipe(duplex=False)
         child = multiprocessing.get_context("spawn").Process(target=serve, args=(self._stage, self._storage, order, there))
         child.start()
@@ -81,10 +81,10 @@ class Apart:
             while not isinstance(reply := here.recv(), Held):
                 if isinstance(reply, Failure):
                     raise RuntimeError(f"{self._name}: {reply.reason}\n{reply.trace}")
-                if isinstance(reply, Part):
-                    on_part(reply.value)
-                else:
+                if isinstance(reply, Done):
                     record = reply.record
+                else:
+                    on_progress(reply)
             self._held[self._name] = reply
         finally:
             here.close()

@@ -29,11 +29,12 @@ from rich.table import Table
 from infinitedub.launch.compose import checked, compose
 from infinitedub.launch.status import main as status
 from infinitedub.pipeline.catalogue.rows import Catalogue
+from infinitedub.pipeline.pools.calls import OnProgress, StageCall, Worked, Yielded
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
-from infinitedub.pipeline.pools.pool import OnPart, StageCall, WorkSeconds
+from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.retry import RetryPolicy
-from infinitedub.pipeline.pools.slots import Slots
 from infinitedub.pipeline.run import driver
+from infinitedub.pipeline.run.batch import Outcome, run_catalogue
 from infinitedub.pipeline.state import event_pages
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.run_status import job_statuses
@@ -99,68 +100,61 @@ class Studio:
             picture.write_bytes(b"a face")
             yield Job(f"job-{number:06d}", Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
-    def answer(self, order: StageCall, on_part: OnPart) -> Any:
+    def answer(self, order: StageCall, on_progress: OnProgress) -> Any:
         make: Callable[..., Any] = getattr(self, f"_{order.stage}")
-        return make(order, on_part)
+        return make(order, on_progress)
 
-    def _ingest(self, order: StageCall, on_part: OnPart) -> Source:
+    def _ingest(self, order: StageCall, on_progress: OnProgress) -> Source:
         own = Artifact(self.file.uri, order.key, 17, "picture/png")
         return Source(own, False, 64, 64, 25.0, 1, (Voice(self.file, 16000, 16000, 0, None),))
 
-    def _segment(self, order: StageCall, on_part: OnPart) -> tuple[Segment, ...]:
+    def _segment(self, order: StageCall, on_progress: OnProgress) -> tuple[Segment, ...]:
         step = SEGMENT_FRAMES // self.windows
         windows = tuple(Window(Span(step * number, step * (number + 1)), 0, 0, 0) for number in range(self.windows))
         return tuple(Segment(index, Span(SEGMENT_FRAMES * index, SEGMENT_FRAMES * (index + 1)), windows) for index in range(self.per_job))
 
-    def _listen(self, order: StageCall, on_part: OnPart) -> Speech:
+    def _listen(self, order: StageCall, on_progress: OnProgress) -> Speech:
         return Speech(self.file, SEGMENT_FRAMES * self.per_job, (-23.0,))
 
-    def _condition(self, order: StageCall, on_part: OnPart) -> Conditions:
+    def _condition(self, order: StageCall, on_progress: OnProgress) -> Conditions:
         return Conditions(self.file, 64, 64)
 
-    def _generate(self, order: StageCall, on_part: OnPart) -> Clip:
+    def _generate(self, order: StageCall, on_progress: OnProgress) -> Clip:
         segment: Segment = order.records[0]
         chunks = tuple(Chunk(number, self.file, window.span.frames) for number, window in enumerate(segment.windows))
         for chunk in chunks:
-            on_part(chunk)
+            on_progress(Yielded(chunk, 0.0))
         return Clip(segment.index, segment.span, chunks)
 
-    def _assemble(self, order: StageCall, on_part: OnPart) -> Film:
+    def _assemble(self, order: StageCall, on_progress: OnProgress) -> Film:
         return Film(Artifact(self.file.uri, order.key, 17, "film/mp4"), SEGMENT_FRAMES * self.per_job, 25.0, 0.0)
 
-    def _publish(self, order: StageCall, on_part: OnPart) -> Receipt:
+    def _publish(self, order: StageCall, on_progress: OnProgress) -> Receipt:
         return Receipt(self.file.uri, self.file.sha256, self.file.bytes, self.file.uri)
 
 
-class Ready:
-    """A pool whose workers answer at once."""
+class ReadyGroup:
+    """A worker group that answers at once."""
 
-    def __init__(self, studio: Studio, workers: int, patience: RetryPolicy, ledger: Ledger | None, meter: Meter) -> None:
-        self._studio, self._patience, self._ledger, self._meter = studio, patience, ledger, meter
-        self._slots = Slots([None] * workers)
+    ready = True
 
-    async def run(self, order: StageCall, on_part: OnPart) -> Any:
-        async def once(heard: OnPart, low_memory: bool) -> Any:
-            async with self._slots.place(order.priority):
-                record = self._studio.answer(order, heard)
-                await asyncio.sleep(0)
-                if self._ledger is not None:
-                    record = await asyncio.to_thread(self._ledger.commit, order.stage, order.key, "benchmark", record)
-                heard(WorkSeconds(0.0))
-                return record
+    def __init__(self, studio: Studio, ledger: Ledger | None, meter: Meter) -> None:
+        self._studio, self._ledger, self._meter = studio, ledger, meter
 
-        if order.stage == "generate":
+    async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
+        if call.stage == "generate":
             self._meter.count()
-        return await self._patience.until_done(order, on_part, once)
+        record = self._studio.answer(call, on_progress)
+        await asyncio.sleep(0)
+        if self._ledger is not None:
+            record = await asyncio.to_thread(self._ledger.commit, call.stage, call.key, "benchmark", record)
+        on_progress(Worked(0.0))
+        return record
 
-    def drain(self) -> None:
-        self._slots.close()
-
-    async def close(self) -> None:
-        self._slots.close()
+    async def close(self) -> None: ...
 
 
-def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argparse.Namespace) -> tuple[Meter, float, driver.Outcome]:
+def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argparse.Namespace) -> tuple[Meter, float, Outcome]:
     """One run; what it took of memory and, in seconds, of this process's CPU time."""
     words = ["catalogue=none", f"storage.root={root / 'out'}", f"storage.cache={root / 'node'}", f"pools.jobs_in_flight={2 * options.workers}"]
     config = checked(compose(words))
@@ -168,17 +162,17 @@ def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argpars
     meter = Meter(options.every)
     ledger = Ledger(storage) if options.commit else None
 
-    def ready(stages: Mapping[str, Stage], *_: Any) -> dict[str, Ready]:
-        patience = RetryPolicy(config.pools.retry, CircuitBreaker(config.pools.same_error_limit, lambda reason: None))
-        return {name: Ready(studio, options.workers, patience, ledger, meter) for name in stages}
+    def ready(stages: Mapping[str, Stage], degree: int, pools: object, storage: object, breaker: CircuitBreaker, *_: Any) -> dict[str, Pool]:
+        retry = RetryPolicy(config.pools.retry, breaker)
+        return {name: Pool([ReadyGroup(studio, ledger, meter) for _ in range(options.workers)], retry, 0) for name in stages}
 
     spent = time.process_time()
     with patch.object(driver, "open_pools", ready), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        outcome = asyncio.run(driver.run_jobs(config, Catalogue(jobs, ()), storage, lambda: None, overrides=words, parent=None))
+        outcome = asyncio.run(run_catalogue(config, Catalogue(jobs, ()), storage, lambda: None, overrides=words, parent=None))
     return meter, time.process_time() - spent, outcome
 
 
-def tell_log(root: Path, outcome: driver.Outcome, console: Console) -> None:
+def tell_log(root: Path, outcome: Outcome, console: Console) -> None:
     """Prints what the log takes: its size, what binding its pages costs, and what asking for the state of the run does."""
     storage = Storage(checked(compose(["catalogue=none", f"storage.root={root / 'out'}"])).storage)
     folder = f"runs/{outcome.run}/events"
@@ -199,7 +193,7 @@ def tell_log(root: Path, outcome: driver.Outcome, console: Console) -> None:
     console.print(f"dub status: {time.monotonic() - begun:.2f} s, without starting Python")
 
 
-def tell_run(meter: Meter, cpu: float, outcome: driver.Outcome, jobs: int, segments: int, console: Console) -> None:
+def tell_run(meter: Meter, cpu: float, outcome: Outcome, jobs: int, segments: int, console: Console) -> None:
     """Prints memory and time of a run."""
     if len(meter.marks) > WARM + 1:
         table = Table("segments", "resident, MiB", "ms per segment since the last line")

@@ -1,4 +1,4 @@
-"""From a checked configuration to an exit code: read the catalogue, raise the cluster, run the jobs, say what came out."""
+"""From a checked configuration to an exit code: read the catalogue, start the cluster, run the jobs, print the summary."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from infinitedub.pipeline.catalogue.rows import Catalogue, read_catalogue
 from infinitedub.pipeline.config import RunConfig
-from infinitedub.pipeline.run.driver import Outcome, run_jobs
+from infinitedub.pipeline.run.batch import Outcome, run_catalogue
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import ConfigError
@@ -25,23 +25,23 @@ def dispatch(
     parent: str | None = None,
     forced_rerun: ForcedRerun | None = None,
 ) -> int:
-    """Runs the catalogue, or the rows named by `ids`. The cluster is left up in `session`, for the next sweep point."""
+    """Runs the catalogue, or the rows named by `ids`. The cluster stays up until `session` ends, for the next point of a sweep."""
     storage = Storage(config.storage)
-    catalogue = chosen(read_catalogue(config.catalogue, storage.open_input, config.rows), ids)
+    catalogue = chosen(read_catalogue(config.catalogue, storage.open_input, config.rows, needs_speech=config.engine.needs_speech), ids)
     for row in catalogue.bad:
         print(f"{config.catalogue}: {row}", file=sys.stderr)
     if catalogue.bad and config.on_bad_row == "stop":
-        raise ConfigError(f"{len(catalogue.bad)} bad rows, nothing was started; mend them, or go on without them: on_bad_row=skip")
+        raise ConfigError(f"{len(catalogue.bad)} bad rows, nothing was started; correct them, or dub the other rows: on_bad_row=skip")
     if not catalogue.jobs:
         raise ConfigError(f"{config.catalogue} holds no row to dub")
 
-    def raise_cluster() -> None:
+    def start_cluster() -> None:
         if config.pools.kind == "actors":
             from infinitedub.launch.cluster import cluster
 
             session.enter_context(cluster(config.cluster))
 
-    outcome = asyncio.run(run_jobs(config, catalogue, storage, raise_cluster, overrides=overrides, parent=parent, forced_rerun=forced_rerun))
+    outcome = asyncio.run(run_catalogue(config, catalogue, storage, start_cluster, overrides=overrides, parent=parent, forced_rerun=forced_rerun))
     print(summary(outcome, storage), file=sys.stderr)
     if outcome.stopped or outcome.unlogged:
         return STOPPED
@@ -49,7 +49,7 @@ def dispatch(
 
 
 def chosen(catalogue: Catalogue, ids: frozenset[str] | None) -> Catalogue:
-    """The rows named by `ids`; all of them for None. Raises ConfigError for an id that no row has."""
+    """The rows named by `ids`, or all rows for None. Raises ConfigError for an id that no row has."""
     if ids is None:
         return catalogue
     known = {job.id for job in catalogue.jobs} | {row.id for row in catalogue.bad if row.id}
@@ -59,10 +59,10 @@ def chosen(catalogue: Catalogue, ids: frozenset[str] | None) -> Catalogue:
 
 
 def summary(outcome: Outcome, storage: Storage) -> str:
-    """What a person wants to know at the end."""
+    """The end of a run for a person: films, failures, and the command to continue."""
     lines = []
     if outcome.done and not outcome.failed and not outcome.worked:
-        lines.append(f"run {outcome.run}: nothing to do, all {len(outcome.done)} films were there already")
+        lines.append(f"run {outcome.run}: nothing to do, all {len(outcome.done)} films exist already")
     else:
         lines.append(f"run {outcome.run}: {len(outcome.done)} films done, {len(outcome.failed)} failed, in {outcome.seconds:.0f} s")
     lines += [f"  {uri}" for uri in outcome.done.values()]
@@ -70,7 +70,7 @@ def summary(outcome: Outcome, storage: Storage) -> str:
         lines.append(f"  {letter.job}: {letter.stage} failed ({letter.kind}): {letter.reason}")
         lines.append(f"    again: {letter.repro}")
     if outcome.stopped:
-        lines.append(f"  stopped before all was done ({outcome.why}); the same command goes on from here")
+        lines.append(f"  stopped before all was done ({outcome.why}); the same command continues from here")
     if outcome.unlogged:
-        lines.append(f"  the end of its log could not be written ({outcome.unlogged}); the same command notes down what is there")
+        lines.append(f"  the end of its log could not be written ({outcome.unlogged}); the same command writes a new log")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infinitedub.launch.compose import checked, compose
+from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkModel
 from infinitedub.stages.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ def main(argv: list[str]) -> int:
 def read_profile(overrides: list[str]) -> "Profile":
     """What the configuration says of how to check. Raises ConfigError."""
     generate = checked(compose(["catalogue=none", *overrides])).generate
-    coefficients = {
-        f"infinitetalk-{size}": checked(compose(["catalogue=none", f"generate/model=infinitetalk_{size}"])).generate.model.teacache_coefficients
-        for size in (480, 720)
-    }
+    coefficients = {}
+    for size in (480, 720):
+        model = checked(compose(["catalogue=none", f"generate/model=infinitetalk_{size}"])).generate.model
+        if isinstance(model, InfiniteTalkModel):
+            coefficients[f"infinitetalk-{size}"] = model.teacache_coefficients
     if generate.device != "cpu":
         raise ConfigError(f"generate.device={generate.device}: golden tensors are compared on the CPU, where they were made")
 

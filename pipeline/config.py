@@ -9,13 +9,14 @@ from infinitedub.pipeline.catalogue.rows import RowSettings
 from infinitedub.pipeline.pools.settings import ClusterSettings, PoolsSettings, RaySettings
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.assemble.settings import AssembleSettings
-from infinitedub.stages.condition.settings import ConditionSettings
+from infinitedub.stages.condition.settings import ConditionOptions
+from infinitedub.stages.engines.registry import ENGINES, EngineSpec
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.generate.settings import GenerateSettings
-from infinitedub.stages.ingest.settings import IngestSettings
-from infinitedub.stages.listen.settings import ListenSettings
+from infinitedub.stages.ingest.settings import IngestOptions
+from infinitedub.stages.listen.settings import ListenOptions
 from infinitedub.stages.publish.settings import PublishSettings
-from infinitedub.stages.segment.settings import SegmentSettings
+from infinitedub.stages.segment.settings import SegmentOptions
 from infinitedub.stages.settings import Neutral, Settings
 
 PLAIN = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9/._:@+-]*")
@@ -37,10 +38,10 @@ class RunConfig(Settings):
     on_bad_row: Neutral[Literal["stop", "skip"]]
     """stop: refuse the run before it starts; skip: dub the good rows and report the bad ones."""
     rows: RowSettings
-    ingest: IngestSettings
-    segment: SegmentSettings
-    listen: ListenSettings
-    condition: ConditionSettings
+    ingest: IngestOptions
+    segment: SegmentOptions
+    listen: ListenOptions
+    condition: ConditionOptions
     generate: GenerateSettings
     assemble: AssembleSettings
     publish: PublishSettings
@@ -48,14 +49,20 @@ class RunConfig(Settings):
     pools: PoolsSettings
     cluster: ClusterSettings
 
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine that the model's record names."""
+        return ENGINES[self.generate.model.engine]
+
     @model_validator(mode="after")
-    def _seated_where_they_compute(self) -> Self:
+    def _pools_have_the_device(self) -> Self:
         gpus = {"condition": 0.0, "generate": 0.0}
         if isinstance(self.pools, RaySettings):
             gpus = {"condition": self.pools.condition.gpus, "generate": self.pools.generate.gpus_per_rank}
-        for name, device in (("condition", self.condition.device), ("generate", self.generate.device)):
+        device = self.generate.device
+        for name in gpus:
             if (device == "cuda") != (gpus[name] > 0):
                 raise ConfigError(
-                    f"{name}.device is {device}, but the pools give {name} {gpus[name]:g} GPUs; take pools=cluster for cuda, others for cpu"
+                    f"generate.device is {device}, but the pools give {name} {gpus[name]:g} GPUs; take pools=cluster for cuda, others for cpu"
                 )
         return self

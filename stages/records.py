@@ -76,7 +76,7 @@ class Material:
     """Everything of a job that comes from outside and has to be made safe before use."""
 
     picture: str  # URI of a photograph or of footage
-    speakers: tuple[Speaker, ...]  # one or two
+    speakers: tuple[Speaker, ...]  # one or two; none only if the engine needs no speech
     turns: Turns
 
 
@@ -132,8 +132,8 @@ class Source:
 
     @property
     def speech_seconds(self) -> float:
-        """When on the film the last voice has ended."""
-        return max(voice.stop_seconds for voice in self.voices)
+        """When on the film the last voice has ended; 0 without voices."""
+        return max((voice.stop_seconds for voice in self.voices), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

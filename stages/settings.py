@@ -5,7 +5,7 @@ make stale results look fresh or throw away good ones. tests/unit/test_settings.
 """
 
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -35,6 +35,11 @@ class Settings(BaseModel):
     """Base of all settings: frozen, no unknown keys, no defaults (those live in conf/). The docstring under a field gives meaning and unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def from_parts(cls, *parts: "Settings") -> Self:
+        """These settings with the value of each field taken from the first of `parts` that declares a field of that name."""
+        return cls(**{name: next(getattr(part, name) for part in parts if name in type(part).model_fields) for name in cls.model_fields})
 
     def deciding(self) -> dict[str, Any]:
         """The part of these settings that changes results, JSON-able; nested settings are asked in turn."""

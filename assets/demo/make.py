@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infinitedub.assets.demo.scenes import interview, meadow, moment, portrait, studio
-from infinitedub.stages.media.encode import add_picture, create
-from infinitedub.stages.media.sound import as_frame, write_flac
+from infinitedub.stages.media.audio_io import to_audio_frame, write_flac
+from infinitedub.stages.media.encode import add_h264_stream, open_output
 
 Sound = NDArray[np.int16]
 RATE = 22_050  # what espeak-ng gives, Hz
@@ -77,15 +77,15 @@ def shots(mouth: NDArray[np.float64]) -> Iterator[Image.Image]:
 
 def write_footage(path: Path, pictures: Iterator[Image.Image], sound: Sound) -> None:
     """H.264 and AAC."""
-    with create(path, "mp4") as file:
-        video = add_picture(file, "libx264", "yuv420p", Fraction(FPS), (WIDTH, HEIGHT), {"crf": "20", "preset": "slow"})
+    with open_output(path, "mp4") as file:
+        video = add_h264_stream(file, "libx264", "yuv420p", Fraction(FPS), (WIDTH, HEIGHT), {"crf": "20", "preset": "slow"})
         audio = file.add_stream("aac", rate=RATE, layout="mono")
         audio.bit_rate = 64_000
         for picture in pictures:
             file.mux(video.encode(av.VideoFrame.from_image(picture)))
         file.mux(video.encode())
         resampler = av.AudioResampler(format=audio.codec_context.format, layout="mono", rate=RATE)
-        for piece in [*resampler.resample(as_frame(sound[None], "mono", RATE)), *resampler.resample(None)]:
+        for piece in [*resampler.resample(to_audio_frame(sound[None], "mono", RATE)), *resampler.resample(None)]:
             file.mux(audio.encode(piece))
         file.mux(audio.encode())
 

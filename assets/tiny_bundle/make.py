@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel, Wav2Vec2Config, Wav2Vec2Model
 
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 
 SEED = 20260101
 AUDIO_NAMES = ("audio_proj.", ".audio_cross_attn.", ".norm_x.")
@@ -96,7 +96,7 @@ def flow_size(network: InfiniteTalkTransformer) -> float:
     told = network.embed(
         torch.randn(1, 16, sizes.text_dim), torch.randn(1, 257, sizes.image_dim), torch.randn(1, 5, 5, sizes.audio_blocks, sizes.audio_channels)
     )
-    return float(network(torch.randn(1, 36, 2, 8, 8), torch.tensor([500.0]), told, None, shards=Alone()).std())
+    return float(network(torch.randn(1, 36, 2, 8, 8), torch.tensor([500.0]), told, None, shards=SingleDevice()).std())
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from infinitedub.assets.tiny_bundle.clips import load_corpus
 from infinitedub.assets.tiny_bundle.make import SPEECH
 from infinitedub.assets.tiny_bundle.trainer import Crew, Plan, train
 from infinitedub.assets.tiny_bundle.voices import Utterance, unseen_utterance
-from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SpeechEncoder, outputs_of
+from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SpeechEncoder, collect_outputs
 
 PLAN = Plan(seed=21, steps=1100, muon=2e-3, adam=2e-3, hold=0.5)
 BATCH = 6
@@ -32,7 +32,7 @@ class Listener(nn.Module):
         """Openness and width [B, frames, 2] of `sounds` [B, samples]; as `SpeechEncoder` does, but for a batch."""
         features = F.interpolate(self.encoder.feature_extractor(sounds), size=frames, mode="linear", align_corners=True)
         hidden, _ = self.encoder.feature_projection(features.transpose(1, 2))
-        with outputs_of(self.encoder.encoder.layers) as layers:
+        with collect_outputs(self.encoder.encoder.layers) as layers:
             self.encoder.encoder(hidden)
         return self.read(torch.cat(layers, dim=-1))
 

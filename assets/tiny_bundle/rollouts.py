@@ -21,8 +21,8 @@ from infinitedub.assets.tiny_bundle.clips import write_whole
 from infinitedub.assets.tiny_bundle.latent_cache import MOTION, ROLLED, open_rolled
 from infinitedub.assets.tiny_bundle.train_denoiser import KINDS, LESSONS, SHIFT, STEPS, SpeechCheckpoint, Windows, flow_of, learn, untold
 from infinitedub.assets.tiny_bundle.trainer import Crew, short_floats
-from infinitedub.stages.generate.sampling.schedules import shifted_sigmas
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
+from infinitedub.stages.sampling.schedules import shifted_sigmas
 
 AUDIO_SCALE = 1.75  # of the guidance, as in the product's preset
 BATCH = 8

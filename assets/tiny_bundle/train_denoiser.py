@@ -15,12 +15,12 @@ from infinitedub.assets.tiny_bundle.autoencoder import HELD_OUT
 from infinitedub.assets.tiny_bundle.clips import ADVANCE, COUNTS, SHAPES, WINDOW, Scene, Spoken, load_corpus, scene
 from infinitedub.assets.tiny_bundle.latent_cache import ROLLED, open_latents, open_rolled
 from infinitedub.assets.tiny_bundle.trainer import Crew, Plan, finished, train
-from infinitedub.stages.condition.masks import halves, speaker_masks
-from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
+from infinitedub.stages.engines.infinitetalk.masks import halves, speaker_masks
 from infinitedub.stages.model.audio_conditioning import window_indices
 from infinitedub.stages.model.dit import EmbeddedConditioning, InfiniteTalkTransformer
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, SpeechEncoder
+from infinitedub.stages.sampling.schedules import TIMESTEPS, shifted_sigmas
 
 HEAD = 48  # channels of an attention head
 WIDTH = 4 * HEAD
@@ -211,13 +211,13 @@ def flow_of(network: InfiniteTalkTransformer, noisy: Tensor, batch: Batch, level
     shown, nothing = torch.cat([noisy, batch.condition], dim=1), noisy.new_zeros(0)
     if batch.audio.shape[1] == 1:
         tokens = network.audio_proj(batch.audio[:, 0] * heard.view(-1, 1, 1, 1, 1))
-        return network(shown, TIMESTEPS * level, EmbeddedConditioning(nothing, tokens, persons=1), None, shards=Alone())
+        return network(shown, TIMESTEPS * level, EmbeddedConditioning(nothing, tokens, n_speakers=1), None, shards=SingleDevice())
     flows = []
     for row, hears in enumerate(heard.tolist()):
         audio = batch.audio[row] if hears else torch.zeros_like(batch.audio[row, :1])
         tokens = rearrange(network.audio_proj(audio), "p t s c -> 1 t (p s) c")
-        told = EmbeddedConditioning(nothing, tokens, persons=len(audio))
-        flows.append(network(shown[row : row + 1], TIMESTEPS * level[row : row + 1], told, batch.masks[row], shards=Alone()))
+        told = EmbeddedConditioning(nothing, tokens, n_speakers=len(audio))
+        flows.append(network(shown[row : row + 1], TIMESTEPS * level[row : row + 1], told, batch.masks[row], shards=SingleDevice()))
     return torch.cat(flows)
 
 

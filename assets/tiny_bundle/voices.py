@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, resample_poly, sosfiltfilt
 
-from infinitedub.stages.listen.loudness import level, measure
+from infinitedub.stages.listen.loudness import measure_loudness, normalize_loudness
 from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 
 Sound = NDArray[np.float32]  # mono at SAMPLE_RATE
@@ -133,7 +133,7 @@ def no_speech(rng: np.random.Generator) -> Utterance:
 
 def heard(speech: Sound) -> Utterance:
     """Clean speech at the loudness at which the encoder hears it, and the mouth to it."""
-    sound = level(speech, measure(speech, SAMPLE_RATE), TARGET_LUFS)
+    sound = normalize_loudness(speech, measure_loudness(speech, SAMPLE_RATE), TARGET_LUFS)
     return Utterance(sound, *mouth(sound))
 
 

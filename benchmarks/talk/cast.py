@@ -10,7 +10,7 @@ from infinitedub.assets.tiny_bundle import faces, voices
 from infinitedub.assets.tiny_bundle.clips import SHAPES
 from infinitedub.assets.tiny_bundle.faces import Act, Camera, Frames, Portrait
 from infinitedub.assets.tiny_bundle.voices import Utterance
-from infinitedub.stages.media.sound import read_mono
+from infinitedub.stages.media.audio_io import read_mono
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 from infinitedub.stages.records import Box
 

@@ -13,12 +13,12 @@ from infinitedub.assets.tiny_bundle import faces, voices
 from infinitedub.assets.tiny_bundle.faces import FPS, Frames, Portrait
 from infinitedub.assets.tiny_bundle.meter import MouthMeter
 from infinitedub.assets.tiny_bundle.voices import Curve, Utterance
-from infinitedub.stages.inspect.drift import colour_drift, sharpness_ratio
+from infinitedub.stages.inspect.drift import color_drift, sharpness_ratio
+from infinitedub.stages.inspect.frame_stats import FrameStats, measure_frames
 from infinitedub.stages.inspect.seams import mean_seam
 from infinitedub.stages.inspect.sync import correlation, pearson
-from infinitedub.stages.inspect.trace import Trace, read_trace
 from infinitedub.stages.model.weights.bundle import open_bundle
-from infinitedub.stages.model.weights.paths import locate
+from infinitedub.stages.model.weights.paths import resolve_weights
 from infinitedub.stages.records import Box
 
 LAGS = range(-2, 3)
@@ -137,13 +137,13 @@ def minute(studio: Studio, number: int, seconds: float) -> Minute:
     last = min(10 * FPS, len(film) // 2)
     seen = trace(film, portrait)
     r = correlation(MouthMeter.of(portrait)(film[-last:]), said.openness[len(film) - last : len(film)], LAGS).r
-    return Minute(len(film) / FPS, colour_drift(seen, FPS), sharpness_ratio(seen, FPS), r, mean_seam(seen, studio.borders(len(film))))
+    return Minute(len(film) / FPS, color_drift(seen, FPS), sharpness_ratio(seen, FPS), r, mean_seam(seen, studio.borders(len(film))))
 
 
 def autoencoder(studio: Studio, number: int, said: Utterance) -> tuple[float, float]:
     """Of a drawn film that only passes through the autoencoder, window by window: its likeness in dB, and r of its mouth."""
     model = studio.model
-    codec = open_bundle(locate(model.weights), locate(model.adapter), locate(model.speech)).codec(torch.float32, "cpu")
+    codec = open_bundle(resolve_weights(model.weights), resolve_weights(model.adapter), resolve_weights(model.speech)).codec(torch.float32, "cpu")
     portrait, frames = cast.drawn(number, said)
     frames = frames[: model.window_frames]
     video = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w").float() / 127.5 - 1
@@ -157,12 +157,12 @@ def chance(said: Sequence[Utterance]) -> float:
     return float(np.mean([correlation(one.openness, other.openness, LAGS).r for one, other in zip(said, [*said[1:], said[0]], strict=True)]))
 
 
-def trace(film: Frames, portrait: Portrait) -> Trace:
+def trace(film: Frames, portrait: Portrait) -> FrameStats:
     boxes = []
     for person in range(len(portrait.sitters)):
         rows, columns = faces.mouth_box(portrait, person)
         boxes.append(Box(columns.start, rows.start, columns.stop, rows.stop))
-    return read_trace(film, boxes)
+    return measure_frames(film, boxes)
 
 
 def unseen(numbers: range, seconds: float) -> list[Utterance]:

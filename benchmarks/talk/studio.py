@@ -12,12 +12,10 @@ from PIL import Image
 from infinitedub.assets.tiny_bundle.faces import Frames
 from infinitedub.assets.tiny_bundle.voices import Sound
 from infinitedub.launch.compose import checked, compose
-from infinitedub.stages.condition.stage import ConditionStage
+from infinitedub.pipeline.run.stage_registry import stage_specs
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.generate.stage import GenerateStage
-from infinitedub.stages.listen.stage import ListenStage
-from infinitedub.stages.media.sound import write_flac
-from infinitedub.stages.media.video import read_all, write_lossless
+from infinitedub.stages.media.audio_io import write_flac
+from infinitedub.stages.media.video_io import read_all, write_lossless
 from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 from infinitedub.stages.records import Artifact, Box, Chunk, Prompt, Seed, Segment, Source, Voice
 from infinitedub.stages.segment.plan import plan_segments
@@ -64,7 +62,8 @@ class Studio:
         self.desk = Desk(folder)
         self.prompt = Prompt(prompt, "noise")
         self.model = config.generate.model
-        self.stages = ListenStage(config.listen), ConditionStage(config.condition), GenerateStage(config.generate)
+        specs = stage_specs(config)
+        self.stages = specs["listen"].stage, specs["condition"].stage, specs["generate"].stage
         for stage in self.stages:
             stage.open(Rank())
         self.busy = 0.0  # seconds of processor time spent on films

@@ -65,7 +65,7 @@ class Catalogue:
     bad: tuple[BadRow, ...]
 
 
-def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSettings) -> Catalogue:
+def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSettings, *, needs_speech: bool = True) -> Catalogue:
     """Every row of a JSONL, CSV or Parquet file. Relative URIs in it are taken from the catalogue's own place.
 
     Raises ConfigError where the file cannot be opened, is no table, or holds more than MAX_ROWS rows.
@@ -78,7 +78,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
             for count, row in enumerate(read_rows(uri, stream), start=1):
                 if count > MAX_ROWS:
                     raise ConfigError(f"catalogue {uri} has more than {MAX_ROWS} rows; split it into several")
-                judged = _judge(row, uri, defaults)
+                judged = _judge(row, uri, defaults, needs_speech)
                 if judged.id:
                     lines_of.setdefault(judged.id, []).append(row.line)
                 if isinstance(judged, Job):
@@ -100,7 +100,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
 # -- one row ------------------------------------------------------------------------------------------------------------
 
 
-def _judge(row: Row, uri: str, defaults: RowSettings) -> Job | BadRow:
+def _judge(row: Row, uri: str, defaults: RowSettings, needs_speech: bool) -> Job | BadRow:
     """The job of a row, or everything that is wrong with it."""
     if row.problem:
         return BadRow(row.line, None, (row.problem,))
@@ -137,6 +137,8 @@ def _judge(row: Row, uri: str, defaults: RowSettings) -> Job | BadRow:
     reasons += [f"{column} is missing" for column in ("id", "source") if column not in cells]
     if "speakers" in cells:
         reasons += [f"{column} and speakers are both given; wanted one of them" for column in ("speech", "speech_2", "boxes") if column in cells]
+    elif not needs_speech and not {"speech", "speech_2", "boxes"} & set(cells):
+        speakers = ()
     elif "speech" not in cells:
         reasons.append("speech is missing; wanted the URI of a sound or video file")
     elif speech is not None and (speech_2 is not None or "speech_2" not in cells):

@@ -1,42 +1,39 @@
-"""Notices when nothing works any more: an error that meets every order is no order's fault, and going on would only write dead letters."""
+"""The circuit breaker of a run: stops it when the same error meets call after call, instead of writing one dead letter per job."""
 
 from collections.abc import Callable
 
-from infinitedub.pipeline.pools.pool import StageCall
+from infinitedub.pipeline.pools.calls import StageCall
 
 
 class CircuitBreaker:
-    """Counts, over all pools of a run, the orders of a stage that end with the same error, until one of that stage ends well.
+    """Counts the calls of a stage that failed with the same error since the stage last succeeded, over all pools and jobs of a run.
 
-    A single job with a peculiar file does not raise it, however many segments it has, unless the error comes before anybody looks at the job.
+    One job with an unusual file does not trip it, however many segments the job has, unless the stage could not be opened.
     """
 
     def __init__(self, limit: int, stop: Callable[[str], None]) -> None:
-        """`stop` is told why, once, when `limit` orders have failed alike."""
+        """`stop` is called once, with the reason, when `limit` calls have failed alike."""
         self._limit = limit
         self._stop = stop
-        self._hits: dict[tuple[str, str], dict[str, str]] = {}  # stage and mark of the error -> key of the order -> its job
-        self._worked: set[str] = set()
-        self._raised = False
+        self._failed: dict[tuple[str, str], dict[str, str]] = {}  # (stage, fingerprint) -> {content key: job}
+        self._succeeded: set[str] = set()  # stages
+        self._tripped = False
 
-    def failed(self, order: StageCall, mark: str, reason: str, *, opening: bool = False) -> None:
-        """An order has been given up. `mark` is the same for the same error, and empty for one that says nothing about other orders.
-
-        `opening`: the error was met before the order was looked at.
-        """
-        if not mark or self._raised:
+    def record_failure(self, call: StageCall, fingerprint: str, reason: str, *, while_opening: bool = False) -> None:
+        """A call has failed for good. `fingerprint` is equal for the same error, and empty for an error that says nothing about other calls."""
+        if not fingerprint or self._tripped:
             return
-        hits = self._hits.setdefault((order.stage, mark), {})
-        hits[order.key] = order.label.job
-        jobs = sorted(set(hits.values()))
-        if len(hits) >= self._limit and (len(jobs) > 1 or (opening and order.stage not in self._worked)):
-            self._raised = True
-            told = ", ".join(jobs[:5]) + (", ..." if len(jobs) > 5 else "")
-            where = "" if mark == reason else f" [{mark}]"
-            self._stop(f"{order.stage} failed for {len(hits)} orders with the same error and has not worked since: {reason}{where}; jobs {told}")
+        failed = self._failed.setdefault((call.stage, fingerprint), {})
+        failed[call.key] = call.label.job
+        jobs = sorted(set(failed.values()))
+        if len(failed) >= self._limit and (len(jobs) > 1 or (while_opening and call.stage not in self._succeeded)):
+            self._tripped = True
+            named = ", ".join(jobs[:5]) + (", ..." if len(jobs) > 5 else "")
+            origin = "" if fingerprint == reason else f" [{fingerprint}]"
+            self._stop(f"{call.stage} failed for {len(failed)} calls with the same error and has not succeeded since: {reason}{origin}; jobs {named}")
 
-    def ended_well(self, order: StageCall) -> None:
-        """An order has its record."""
-        self._worked.add(order.stage)
-        for stage, mark in [hit for hit in self._hits if hit[0] == order.stage]:
-            del self._hits[stage, mark]
+    def record_success(self, call: StageCall) -> None:
+        """A call has its record: the stage's counts start at zero again."""
+        self._succeeded.add(call.stage)
+        for stage, fingerprint in [failed for failed in self._failed if failed[0] == call.stage]:
+            del self._failed[stage, fingerprint]

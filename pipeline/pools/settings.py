@@ -1,4 +1,4 @@
-"""What pools can be told: how many workers each stage has, on what share of a machine, and how often work is tried again."""
+"""Settings of pools: how many workers each stage has, their share of a node, and how often a failing call is retried."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,86 +10,86 @@ MIN_OBJECT_STORE_BYTES = 80 * 2**20  # Ray starts with no less than 75 MB
 
 
 class RetrySettings(Settings):
-    """How many tries an order has per class of failure (see `FailureClass`); bad input and impossible settings have one.
+    """Attempts that a call has per failure class (see `FailureClass`); bad input and impossible settings are never retried.
 
-    Tries are counted anew whenever an order has got a window further than ever before: what they bound are failures at one and the same place.
+    The counts start at zero again when a call commits a window for the first time: they bound failures at one and the same window.
     """
 
     storage: Neutral[PositiveInt]
-    """Tries that may end in a storage or network hiccup, each after a longer wait."""
+    """Attempts that may end in a storage or network error, each after a longer wait."""
     worker_lost: Neutral[PositiveInt]
-    """Worker processes that may die or fall silent over one order."""
+    """Worker processes that may die, or be killed by the watchdog, during one call."""
     gang_lost: Neutral[PositiveInt]
-    """Gangs that may break over one order."""
+    """Gangs that may break during one call."""
     node_lost: Neutral[PositiveInt]
-    """Machines that may vanish under one order, which is hardly the order's fault."""
+    """Nodes that may be lost during one call, which is hardly the call's fault."""
     host_oom: Neutral[PositiveInt]
-    """Processes that may run out of their machine's memory over one order."""
+    """Attempts that may run out of the node's memory."""
     gpu_oom: Neutral[PositiveInt]
-    """Tries that may run out of GPU memory; each next one gets a fresh process that gets by with less (see `Rank.low_memory`)."""
+    """Attempts that may run out of GPU memory; the later ones run in a new process in low-memory mode (see `Rank.low_memory`)."""
     numeric: Neutral[PositiveInt]
-    """Tries that may end in NaN or another broken number."""
+    """Attempts that may end in NaN or infinity."""
     code: Neutral[PositiveInt]
-    """Tries that may end in an error nobody foresaw."""
+    """Attempts that may end in any other exception."""
     backoff_seconds: Neutral[PositiveFloat]
-    """Wait before the second try after a failure of the storage, of a machine or of its memory; it doubles with every further one and is jittered."""
+    """Wait before the second attempt after a failure of the storage, of a node or of its memory; doubled for each further one, with jitter."""
     backoff_limit_seconds: Neutral[PositiveFloat]
     """The longest such wait."""
 
 
 class ActorSettings(Settings):
-    """The workers of a stage that runs in one process."""
+    """The workers of a stage whose calls run in one process each."""
 
     actors: Neutral[PositiveInt]
-    """Processes, started one by one as work comes in."""
+    """Processes, started one by one as calls arrive."""
     cpus: Neutral[float] = Field(ge=0)
-    """Share of a node that Ray sets aside for each process; says how many fit, not how many threads they run."""
+    """CPUs that Ray reserves for each process: how many processes fit on a node, not how many threads they run."""
     gpus: Neutral[float] = Field(ge=0)
     """GPUs for each process; a fraction shares one."""
     memory_bytes: Neutral[PositiveInt | None]
-    """Host memory that Ray sets aside for each process; null sets none aside."""
+    """Host memory that Ray reserves for each process; null reserves none."""
     threads: Neutral[PositiveInt]
     """Threads of a process for tensor work."""
     watchdog_seconds: Neutral[PositiveFloat]
-    """A process that gives no sign for this long, neither a part nor a result, is killed and its order tried again."""
+    """A process that makes no progress for this long, neither a record nor a result, is killed and its call retried."""
 
 
 class GangSettings(Settings):
-    """The gangs of a stage whose processes work on one order together. How many make a gang is the model's affair (generate.parallel)."""
+    """The gangs of a stage whose calls are shared by several processes. Their number per gang is `generate.parallel.degree`."""
 
     gangs: Neutral[PositiveInt]
-    """Gangs, started one by one as work comes in."""
+    """Gangs, started one by one as calls arrive."""
     cpus_per_rank: Neutral[float] = Field(gt=0)
-    """Share of a node that Ray sets aside for each process."""
+    """CPUs that Ray reserves for each process."""
     gpus_per_rank: Neutral[float] = Field(ge=0)
     """GPUs for each process; 0 computes on the CPU."""
     memory_bytes_per_rank: Neutral[PositiveInt | None]
-    """Host memory that Ray sets aside for each process; null sets none aside."""
+    """Host memory that Ray reserves for each process; null reserves none."""
     threads: Neutral[PositiveInt]
     """Threads of a process for tensor work on the CPU."""
     open_seconds: Neutral[PositiveFloat]
-    """Time a gang has to load its weights and to meet; after that it counts as lost."""
+    """Time that a gang has to connect its ranks and load the weights; after that it counts as lost."""
     watchdog_seconds: Neutral[PositiveFloat]
-    """A gang that gives no sign for this long, neither a window nor a result, is killed and its order tried again; the longest bound."""
+    """A gang that makes no progress for this long, neither a window nor a result, is killed and its call retried; the upper bound."""
     watchdog_factor: Neutral[float] = Field(gt=1)
-    """Once windows of a kind have been seen, the watchdog waits this many times as long as the slowest of them took, and no longer."""
+    """After the first window of a kind the watchdog's timeout is this many times the slowest window of that kind."""
     watchdog_floor_seconds: Neutral[PositiveFloat]
-    """But never less than this: storage may stutter between windows."""
+    """The shortest timeout: a slow storage call between two windows is not a hang."""
     settle_seconds: Neutral[PositiveFloat]
-    """Once a rank has failed, how long the others may take to end as well: a gang whose ranks all end in good order lives on."""
+    """Time that the other ranks have to end after one has failed: if all end in good order the gang is kept."""
 
 
 class InlineSettings(Settings):
     """Every stage in the driver's own process, one call at a time: for debuggers."""
 
     kind: Neutral[Literal["inline"]]
-    """Says that these are the settings of pools without Ray."""
+    """Marks settings of pools without Ray."""
     jobs_in_flight: Neutral[PositiveInt]
-    """Jobs begun and not yet ended."""
+    """Jobs started and not yet ended."""
     threads: Neutral[PositiveInt]
     """Threads for tensor work."""
     same_error_limit: Neutral[PositiveInt]
-    """Orders of a stage that may fail with one and the same error before the run is stopped (see `CircuitBreaker`)."""
+    """Calls of a stage that may fail with the same error before the circuit breaker stops the run (see `CircuitBreaker`)."""
     retry: Neutral[RetrySettings]
 
 
@@ -97,13 +97,13 @@ class RaySettings(Settings):
     """A pool of Ray actors per stage."""
 
     kind: Neutral[Literal["actors"]]
-    """Says that these are the settings of pools on Ray."""
+    """Marks settings of pools on Ray."""
     jobs_in_flight: Neutral[PositiveInt]
-    """Jobs begun and not yet ended; enough to keep the gangs busy, few enough that films are finished rather than begun."""
+    """Jobs started and not yet ended; enough to keep the gangs busy, few enough that films are finished before more are started."""
     placement_seconds: Neutral[PositiveFloat]
-    """Time the cluster has to find room for a process or gang, new nodes included where it scales by itself."""
+    """Time that the cluster has to place a process or gang, including new nodes from its autoscaler."""
     same_error_limit: Neutral[PositiveInt]
-    """Orders of a stage that may fail with one and the same error before the run is stopped (see `CircuitBreaker`)."""
+    """Calls of a stage that may fail with the same error before the circuit breaker stops the run (see `CircuitBreaker`)."""
     ingest: Neutral[ActorSettings]
     segment: Neutral[ActorSettings]
     listen: Neutral[ActorSettings]

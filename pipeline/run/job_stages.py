@@ -1,21 +1,19 @@
-"""The stages as one job sees them: looked up before they are done, labelled, ordered, and written into the run log."""
+"""The stages as one job calls them: looked up in the ledger, queued in their pools, and written into the run log."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from time import monotonic, time
+from dataclasses import dataclass, field, replace
+from time import time
 from typing import Any, TypeVar, cast
 
-from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
-from infinitedub.pipeline.pools.pool import CallLabel, Pool, StageCall, WorkSeconds
-from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted, backoff_seconds, failure_of, retries_exhausted
-from infinitedub.pipeline.pools.settings import RetrySettings
+from infinitedub.pipeline.pools.calls import CallLabel, Progress, Retrying, StageCall, Started, Worked, WorkersStarted, Yielded
+from infinitedub.pipeline.pools.failures import RetriesExhausted
+from infinitedub.pipeline.pools.retry import retry_transient
+from infinitedub.pipeline.run.context import RunContext
 from infinitedub.pipeline.run.stage_registry import StageSpec
 from infinitedub.pipeline.state.content_keys import identity, key_of
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
-from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.run_log import Event
-from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from infinitedub.stages.records import (
     Chunk,
@@ -38,15 +36,16 @@ from infinitedub.stages.records import (
 T = TypeVar("T")
 U = TypeVar("U")
 
-Log = Callable[[Event], None]
+LEDGER = "ledger"
+"""Counted by the circuit breaker as a stage of its own: a ledger that can be read says nothing about the stages."""
 
 
 class Stopped(Exception):
-    """The run was told to stop: what was going on has come to its next commit, what had not begun has not."""
+    """The run is stopping: calls in progress have reached their next commit, the others have not started."""
 
 
 class StageFailed(Exception):
-    """A stage gave up on a job; the error itself is the `__cause__`."""
+    """A stage has failed for good for a job; `error` is the reason, also as `__cause__`."""
 
     def __init__(self, stage: str, segment: int | None, error: Exception) -> None:
         super().__init__(str(error))
@@ -55,71 +54,57 @@ class StageFailed(Exception):
         self.error = error
 
 
-@dataclass(frozen=True)
-class RunContext:
-    """What all jobs of a run share: who works, what is already done, and who keeps the log."""
-
-    verbs: dict[str, StageSpec]
-    pools: Callable[[], dict[str, Pool]]  # opened by the first order: a run that finds everything done needs neither cluster nor process
-    ledger: Ledger
-    storage: Storage
-    weights: dict[str, str]  # per verb: digest of the weights its result depends on, where it does
-    log: Log
-    provenance: Callable[[dict[str, float]], Provenance]
-    stopping: Callable[[], bool] = lambda: False
-    forced_rerun: ForcedRerun | None = None
-    retry: RetrySettings | None = None  # how often a storage that fails under the driver is asked; None: once
-    alarm: CircuitBreaker | None = None  # told of sources and results that the settings do not open
-
-
 @dataclass
 class JobStages:
-    """One job's view of the works."""
+    """One method per stage, for one job: the committed result, found or made. Raises StageFailed or Stopped."""
 
-    works: RunContext
+    context: RunContext
     job: Job
-    place: int  # in the run; jobs begun earlier go first, so that films are finished rather than begun
-    seconds: dict[str, float] = field(default_factory=dict)  # spent per stage for this job
+    position: int  # in the run; jobs started earlier go first, so that films are finished before more are started
+    seconds: dict[str, float] = field(default_factory=dict)  # worked per stage for this job
 
     async def ingest(self, material: Material) -> Source:
         uris = [material.picture, *(speaker.speech for speaker in material.speakers)]
-        alarm, order = self.works.alarm, StageCall("ingest", self.job.id, (), CallLabel(self.job.id), (self.place,))
         try:
-            seen = await all_of(self._retry_storage(identity, self.works.storage, uri) for uri in uris)
+            identities = await all_of(self._retry_transient(identity, self.context.storage, uri) for uri in uris)
         except (BadInput, ConfigError, RetriesExhausted) as error:
-            if isinstance(error, ConfigError) and alarm is not None:  # a bucket in another region costs a film, missing credentials cost all
-                alarm.failed(order, _without(uris, str(error)), str(error))
+            if isinstance(error, ConfigError):  # a bucket in another region costs one film, missing credentials cost all
+                call = StageCall("ingest", self.job.id, (), CallLabel(self.job.id), (self.position,))
+                self.context.breaker.record_failure(call, _without(uris, str(error)), str(error))
             raise StageFailed("ingest", None, error) from error
-        return await self._ask("ingest", (material,), extra={"inputs": seen})
+        return await self._result("ingest", (material,), extra={"inputs": identities})
 
     async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
-        segments: tuple[Segment, ...] = await self._ask("segment", (source, length))
-        if self.works.forced_rerun is not None:
+        segments: tuple[Segment, ...] = await self._result("segment", (source, length))
+        if self.context.forced_rerun is not None:
             try:
-                self.works.forced_rerun.check(self.job.id, segments)
+                self.context.forced_rerun.check(self.job.id, segments)
             except BadInput as error:
                 raise StageFailed("segment", None, error) from error
         return segments
 
-    async def listen(self, source: Source) -> Speech:
-        return await self._ask("listen", (source,))
+    async def listen(self, source: Source) -> Speech | None:
+        """None if the engine needs no speech."""
+        if "listen" not in self.context.stages:
+            return None
+        return await self._result("listen", (source,))
 
     async def condition(self, source: Source, segment: Segment, prompt: Prompt) -> Conditions:
-        return await self._ask("condition", (source, segment, prompt), segment)
+        return await self._result("condition", (source, segment, prompt), segment)
 
-    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech, seed: Seed) -> Clip:
-        pace = (conditions.height, conditions.width, len(speech.lufs))
-        return await self._ask("generate", (segment, conditions, speech, seed), segment, pace=pace)
+    async def generate(self, segment: Segment, conditions: Conditions, speech: Speech | None, seed: Seed) -> Clip:
+        window_kind = (conditions.height, conditions.width, len(speech.lufs) if speech else 0)
+        return await self._result("generate", (segment, conditions, speech, seed), segment, window_kind=window_kind)
 
     async def assemble(self, source: Source, clips: tuple[Clip, ...]) -> Film:
-        return await self._ask("assemble", (source, clips))
+        return await self._result("assemble", (source, clips))
 
     async def publish(self, job: Job, source: Source, film: Film) -> Receipt:
-        provenance = self.works.provenance(dict(self.seconds))
-        # What made the film does not make it another film: run ids and timings stay out of the key.
-        return await self._ask("publish", (job, source, film, provenance), keyed=(job, film))
+        provenance: Provenance = self.context.provenance(dict(self.seconds))
+        # The provenance stays out of the key: run ids and timings do not make it another film.
+        return await self._result("publish", (job, source, film, provenance), keyed=(job, film))
 
-    async def _ask(
+    async def _result(
         self,
         name: str,
         records: tuple[Any, ...],
@@ -127,118 +112,116 @@ class JobStages:
         *,
         keyed: tuple[Any, ...] | None = None,
         extra: dict[str, Any] | None = None,
-        pace: tuple[Any, ...] = (),
+        window_kind: tuple[Any, ...] = (),
     ) -> Any:
-        """The committed result of a stage: found, or else made."""
-        works, verb = self.works, self.works.verbs[name]
-        key = key_of(
-            name,
-            verb.version,
-            records if keyed is None else keyed,
-            verb.stage.config.deciding(),
-            {**(extra or {}), "weights": works.weights.get(name, "")},
-        )
-        length = 0 if segment is None else segment.span.frames
-        order = StageCall(name, key, records, CallLabel(self.job.id, None if segment is None else segment.index), (self.place, -length), pace)
-        try:
-            if name == "generate" and segment is not None and works.forced_rerun is not None and works.forced_rerun.concerns(self.job.id, segment):
-                await self._retry_storage(self._put_aside, works.forced_rerun, verb, key, segment)
-            found = await self._retry_storage(works.ledger.find, name, key, verb.result)
-        except (ConfigError, RetriesExhausted) as error:
-            if isinstance(error, ConfigError) and works.alarm is not None:  # credentials that have run out, say
-                works.alarm.failed(order, "the ledger cannot be read", str(error))
-            raise StageFailed(name, order.label.segment, error) from error
-        if works.alarm is not None:
-            works.alarm.ended_well(order)
+        """The committed result of a stage. `keyed`: the records that decide it, by default all; `extra`: what else decides it."""
+        context, spec = self.context, self.context.stages[name]
+        deciding = spec.stage.config.deciding()
+        key = key_of(name, spec.version, records if keyed is None else keyed, deciding, {**(extra or {}), "weights": context.weights.get(name, "")})
+        frames = 0 if segment is None else segment.span.frames
+        label = CallLabel(self.job.id, None if segment is None else segment.index)
+        call = StageCall(name, key, records, label, (self.position, -frames), window_kind)
+        found = await self._committed(call, spec, segment)
         if found is not None:
-            self._tell("reused", name, segment)
+            self._emit("reused", call)
             return found
-        if works.stopping():
+        if context.stopping():
             raise Stopped
-        last, spent = monotonic(), 0.0
+        return await self._make(call, 0 if segment is None else len(segment.windows))
 
-        def on_part(part: Any) -> None:
-            nonlocal last, spent
-            if isinstance(part, WorkSeconds):
-                spent = part.seconds
-            elif isinstance(part, Chunk) and segment is not None:
-                now = monotonic()
-                self._tell("window", name, segment, window=part.window, seconds=now - last, detail=f"{part.window + 1}/{len(segment.windows)}")
-                last = now
-                if works.stopping():  # the window is committed; whoever goes on begins behind it
-                    raise Stopped
-
-        pool = works.pools()[name]  # a cluster that cannot be had is the run's failure, not the job's
-        self._tell("started", name, segment)
+    async def _committed(self, call: StageCall, spec: StageSpec, segment: Segment | None) -> Any | None:
+        """The result that the ledger holds, after a forced rerun has withdrawn what it must make again; None if there is none."""
+        context = self.context
+        forced = context.forced_rerun
         try:
-            result = await pool.run(order, on_part)
+            if call.stage == "generate" and segment is not None and forced is not None and forced.concerns(self.job.id, segment):
+                await self._retry_transient(self._withdraw, forced, spec, call.key, segment)
+            found = await self._retry_transient(context.ledger.find, call.stage, call.key, spec.result)
+        except (ConfigError, RetriesExhausted) as error:
+            if isinstance(error, ConfigError):  # such as credentials that have expired
+                context.breaker.record_failure(replace(call, stage=LEDGER), "the ledger cannot be read", str(error))
+            raise StageFailed(call.stage, call.label.segment, error) from error
+        context.breaker.record_success(replace(call, stage=LEDGER))
+        if found is not None:
+            context.breaker.record_success(call)
+        return found
+
+    async def _make(self, call: StageCall, windows: int) -> Any:
+        """The result of a call that has to be made, by the stage's pool."""
+        started, worked = False, 0.0
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal started, worked
+            match progress:
+                case Started(waited, depth) if not started:  # a retry starts again, but is the same call
+                    started = True
+                    self._emit("started", call, seconds=waited, detail=f"{depth} waiting" if depth else "")
+                case WorkersStarted(seconds, restart):
+                    self._emit("workers_restarted" if restart else "workers_started", call, seconds=seconds)
+                case Retrying(attempt, failure_class, wait, reason):
+                    self._emit("retry", call, detail=f"attempt {attempt} failed ({failure_class}), again in {wait:.1f} s: {reason}")
+                case Yielded(Chunk() as chunk, seconds):
+                    self._emit("window", call, window=chunk.window, seconds=seconds, detail=f"{chunk.window + 1}/{windows}")
+                    if self.context.stopping():  # the window is committed: the next run continues after it
+                        raise Stopped
+                case Worked(seconds):
+                    worked = seconds
+
+        pool = self.context.pools()[call.stage]  # a cluster that cannot be had fails the run, not the job
+        try:
+            result = await pool.run(call, on_progress)
         except Stopped:
             raise
         except asyncio.CancelledError:
-            if works.stopping():  # it waited for a place, and the pool takes no more
+            if self.context.stopping():  # it was still in the queue when the pool was drained
                 raise Stopped from None
             raise
         except Exception as error:
-            self._tell("failed", name, segment, detail=str(error))
-            raise StageFailed(name, order.label.segment, error) from error
-        self.seconds[name] = self.seconds.get(name, 0.0) + spent
-        self._tell("finished", name, segment, seconds=spent)
+            self._emit("failed", call, detail=str(error))
+            raise StageFailed(call.stage, call.label.segment, error) from error
+        self.seconds[call.stage] = self.seconds.get(call.stage, 0.0) + worked
+        self._emit("finished", call, seconds=worked)
         return result
 
-    async def _retry_storage(self, call: Callable[..., T], *words: Any) -> T:
-        return await retry_storage(self.works.retry, self.works.stopping, call, *words)
-
-    def _put_aside(self, forced_rerun: ForcedRerun, verb: StageSpec, key: str, segment: Segment) -> None:
-        """Withdraws the segment's windows from the first one asked for, and then its clip, whose entry tells that nothing older is left.
-
-        Two drivers that do so in the same moment may make a window twice.
-        """
-        ledger = self.works.ledger
-        if forced_rerun.name and ledger.has_withdrawn(verb.name, key, once=forced_rerun.name):
-            return
-        for window in range(forced_rerun.first_window, len(segment.windows)):
-            ledger.withdraw(verb.name, key, WindowCheckpoint, forced_rerun.reason, part=window)
-        ledger.withdraw(verb.name, key, verb.result, forced_rerun.reason, once=forced_rerun.name)
-
-    def _tell(
-        self, what: str, stage: str, segment: Segment | None, *, window: int | None = None, seconds: float | None = None, detail: str = ""
-    ) -> None:
-        index = None if segment is None else segment.index
-        self.works.log(Event(time(), self.job.id, index, window, stage, what, seconds, detail))
-
-
-async def retry_storage(retry: RetrySettings | None, stopping: Callable[[], bool], call: Callable[..., T], *words: Any) -> T:
-    """What the storage says to the driver, asked as often and with the same waits as by a stage. Raises RetriesExhausted, or Stopped."""
-    failures = 0
-    while True:
+    async def _retry_transient(self, call: Callable[..., T], *arguments: Any) -> T:
         try:
-            return await asyncio.to_thread(call, *words)
+            return await retry_transient(self.context.retry, self.context.stopping, call, *arguments)
         except Transient as error:
-            failures += 1
-            if retry is None or failures >= retry.storage:
-                raise retries_exhausted(failure_of(error), failures) from error
-            if stopping():
-                raise Stopped from error
-            await asyncio.sleep(backoff_seconds(FailureClass.STORAGE, failures, retry))
+            raise Stopped from error
+
+    def _withdraw(self, forced: ForcedRerun, spec: StageSpec, key: str, segment: Segment) -> None:
+        """Withdraws the segment's windows from the first one asked for, and then its clip, whose entry says that nothing older is left.
+
+        Two drivers that do so at the same moment may make a window twice.
+        """
+        ledger = self.context.ledger
+        if forced.name and ledger.has_withdrawn(spec.name, key, once=forced.name):
+            return
+        for window in range(forced.first_window, len(segment.windows)):
+            ledger.withdraw(spec.name, key, WindowCheckpoint, forced.reason, part=window)
+        ledger.withdraw(spec.name, key, spec.result, forced.reason, once=forced.name)
+
+    def _emit(self, what: str, call: StageCall, *, window: int | None = None, seconds: float | None = None, detail: str = "") -> None:
+        self.context.emit(Event(time(), self.job.id, call.label.segment, window, call.stage, what, seconds, detail))
 
 
-def _without(uris: Iterable[str], said: str) -> str:
-    """An error's words without the place it was met at: the same for the same error."""
+def _without(uris: Iterable[str], message: str) -> str:
+    """An error's message without the URIs in it: equal for the same error."""
     for uri in uris:
-        said = said.replace(uri, "")
-    return said
+        message = message.replace(uri, "")
+    return message
 
 
-async def all_of(pieces: Iterable[Awaitable[T]]) -> tuple[T, ...]:
-    """All results, or the first error once every piece has ended: what a failing job's other segments made is kept for its rerun."""
-    done = await asyncio.gather(*pieces, return_exceptions=True)
+async def all_of(awaitables: Iterable[Awaitable[T]]) -> tuple[T, ...]:
+    """All results, or the first error after every awaitable has ended: the other segments of a failing job are kept for its rerun."""
+    done = await asyncio.gather(*awaitables, return_exceptions=True)
     errors = [result for result in done if isinstance(result, BaseException)]
-    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):  # a failure says more
+    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):  # a failure says more than a stop
         raise error
     return tuple(result for result in done if not isinstance(result, BaseException))
 
 
 async def both(one: Awaitable[T], other: Awaitable[U]) -> tuple[T, U]:
-    """Two results of different kinds, as `all_of`."""
+    """Two results of different types, as `all_of`."""
     first, second = await all_of((cast(Awaitable[Any], one), cast(Awaitable[Any], other)))
     return first, second

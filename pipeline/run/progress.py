@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a run for a person: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 from collections import Counter
@@ -12,8 +12,11 @@ from rich.table import Table
 
 from infinitedub.pipeline.state.run_log import Event
 
+QUIET = ("started", "workers_started", "reused")
+"""Events that are not printed where there is no terminal."""
 
-def line(event: Event) -> str:
+
+def event_line(event: Event) -> str:
     """One event as a line of facts with ids, such as `job=a segment=3 generate window 2/5 12.4 s`."""
     window = event.what == "window"
     words = [f"job={event.job}"]
@@ -23,26 +26,26 @@ def line(event: Event) -> str:
     words.append(f"window {event.detail}" if window else event.what)
     if event.seconds is not None:
         words.append(f"{event.seconds:.1f} s")
-    said = " ".join(words)
-    return f"{said}: {event.detail}" if event.detail and not window else said
+    text = " ".join(words)
+    return f"{text}: {event.detail}" if event.detail and not window else text
 
 
 def literal_console(*, file: TextIO | None = None, width: int | None = None) -> Console:
-    """A console that shows names, reasons and paths letter by letter: [b] and :a: in them mean nothing."""
+    """A console that prints names, reasons and paths as they are: [b] and :a: in them are no markup."""
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 class ProgressBoard:
-    """Counts what happens and shows it. Use as a context manager; call it with every event."""
+    """Counts events and shows the counts. Use as a context manager; call it with every event."""
 
     def __init__(self, stages: Iterable[str], n_jobs: int, out: TextIO | None = None) -> None:
-        """`stages` in the order to show them in; `out` in place of standard error."""
+        """`stages`: in the order of the table. `out`: instead of standard error."""
         self.out = out or sys.stderr
         self.console = literal_console(file=self.out)
         self.n_jobs = n_jobs
         self.counts: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
         self.jobs: Counter[str] = Counter()
-        self.now: dict[tuple[str, int | None], str] = {}
+        self.current: dict[tuple[str, int | None], str] = {}
         self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4) if self.console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -57,11 +60,11 @@ class ProgressBoard:
     def __call__(self, event: Event) -> None:
         self._count(event)
         if self.live is None:
-            if event.what not in ("started", "reused"):
-                self.out.write(f"{line(event)}\n")  # rich would take a third of the driver's time for it
+            if event.what not in QUIET:
+                self.out.write(f"{event_line(event)}\n")  # rich would take a third of the driver's time
                 self.out.flush()
-        elif event.what in ("failed", "job_failed"):
-            self.console.print(line(event), soft_wrap=True)
+        elif event.what in ("failed", "job_failed", "retry"):
+            self.console.print(event_line(event), soft_wrap=True)
 
     def _count(self, event: Event) -> None:
         if event.what in ("job_done", "job_failed"):
@@ -70,11 +73,11 @@ class ProgressBoard:
         if counts is None:
             return
         counts[event.what] += 1
-        here = (event.job, event.segment)
+        key = (event.job, event.segment)
         if event.what == "window":
-            self.now[here] = f"{event.job} segment {event.segment}: window {event.detail}"
+            self.current[key] = f"{event.job} segment {event.segment}: window {event.detail}"
         elif event.what in ("finished", "failed") and event.stage == "generate":
-            self.now.pop(here, None)
+            self.current.pop(key, None)
 
     def _table(self) -> Table:
         done, failed = self.jobs["job_done"], self.jobs["job_failed"]
@@ -84,6 +87,6 @@ class ProgressBoard:
         for stage, counts in self.counts.items():
             running = counts["started"] - counts["finished"] - counts["failed"]
             table.add_row(stage, str(running), str(counts["finished"]), str(counts["reused"]), str(counts["failed"]))
-        for words in self.now.values():
-            table.add_row(words)
+        for text in self.current.values():
+            table.add_row(text)
         return table

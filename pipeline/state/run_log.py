@@ -128,6 +128,17 @@ class RunLog:
     def _send(self, letter: DeadLetter) -> None:
         self._storage.put(f"runs/{self.run}/dead/{_file_name(letter.job)}", _json(asdict(letter)))
 
+    def discard(self) -> None:
+        """Removes the run from the log, as if it had never begun: nothing was started. `run.json` goes last."""
+        self.close()
+        home = f"runs/{self.run}"
+        for folder in (f"{home}/events", f"{home}/dead"):
+            for name in self._storage.list(folder):
+                self._storage.delete(f"{folder}/{name}")
+            self._storage.tidy(folder)
+        self._storage.delete(f"{home}/run.json")
+        self._storage.tidy(home)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes what is left, and how it ended. Raises Transient or ConfigError where the storage fails to the last."""
         self.close()

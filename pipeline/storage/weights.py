@@ -16,8 +16,7 @@ from infinitedub.pipeline.state.content_keys import weights_digest
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.pipeline.storage.uris import locate
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.weights.paths import BUNDLED
-from infinitedub.stages.model.weights.paths import locate as locate_local
+from infinitedub.stages.model.weights.paths import BUNDLED, resolve_weights
 from infinitedub.stages.settings import Place, Settings
 
 S = TypeVar("S", bound=Settings)
@@ -30,7 +29,7 @@ def digest_of(storage: Storage, settings: Settings) -> str:
     places = list(_places(settings))  # in the order of the fields: which LoRA has which scale is told by its place alone
     if not places:
         return ""
-    digests = [weights_digest(storage, str(locate_local(place)) if _is_local(place) else place) for place in places]
+    digests = [weights_digest(storage, str(resolve_weights(place)) if _is_local(place) else place) for place in places]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 

@@ -12,11 +12,11 @@ from infinitedub.pipeline.verify.comparison import Check, Skipped, compare
 from infinitedub.pipeline.verify.fixture import Fixture
 from infinitedub.pipeline.verify.networks import build_transformer
 from infinitedub.stages.contract import Rank
+from infinitedub.stages.engines.parallel import join, leave
+from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.generate.parallel import join, leave
-from infinitedub.stages.generate.settings import ParallelSettings
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
-from infinitedub.stages.model.shards import Alone, Shards, plan_shards
+from infinitedub.stages.model.shards import Shards, SingleDevice, plan_shards
 
 TOLERANCE = 1e-4
 ROUNDED = "_bf16"
@@ -52,14 +52,14 @@ def check_rounded_denoiser(fixture: Fixture) -> Iterator[Check]:
 def forward(fixture: Fixture, shards: Shards | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """The fixture's one call of the denoiser."""
     network = build_transformer(fixture.weights("w."), fixture.about, dtype)
-    return call(network, fixture, shards or Alone())
+    return call(network, fixture, shards or SingleDevice())
 
 
 @torch.inference_mode()
 def call(network: InfiniteTalkTransformer, fixture: Fixture, shards: Shards) -> Tensor:
-    told = network.embed(fixture["in.context"][None], fixture["in.clip_fea"], fixture["in.audio"])
+    conditioning = network.embed(fixture["in.context"][None], fixture["in.clip_fea"], fixture["in.audio"])
     latents = torch.cat([fixture["in.x"][None], fixture["in.y"]], dim=1)
-    return network(latents, fixture["in.t"], told, fixture["in.ref_target_masks"], shards=shards)
+    return network(latents, fixture["in.t"], conditioning, fixture["in.ref_target_masks"], shards=shards)
 
 
 def plan(fixture: Fixture, degree: int) -> None:

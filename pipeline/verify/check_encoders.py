@@ -10,13 +10,13 @@ from torch import Tensor
 from infinitedub.pipeline.verify.comparison import Check, compare, compare_exactly
 from infinitedub.pipeline.verify.fixture import Fixture
 from infinitedub.pipeline.verify.networks import build_codec, build_image_encoder, build_speech_encoder, build_text_model
-from infinitedub.stages.generate.speech_windows import heard_rows
+from infinitedub.stages.engines.infinitetalk.speech_windows import feature_rows
 from infinitedub.stages.model.audio_conditioning import AudioProjector, window_indices
-from infinitedub.stages.model.image_encoder import prepare
+from infinitedub.stages.model.image_encoder import preprocess
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.text_encoder import TextEncoder
-from infinitedub.stages.model.weights.keymap import SAVED, translator
-from infinitedub.stages.model.weights.load import fill, trace
+from infinitedub.stages.model.weights.keymap import IDENTITY, translator
+from infinitedub.stages.model.weights.load import load_weights, map_sources
 
 TOLERANCE = 1e-5
 """Of the largest value, or absolute where that is below 1."""
@@ -36,7 +36,7 @@ def check_audio_projector(fixture: Fixture) -> Iterator[Check]:
             output_dim=about["output_dim"],
             norm_output=about["norm_output_audio"],
         )
-        fill(projector, trace(fixture.weights(f"{name}.w."), translator(SAVED)), dtype=torch.float32, device="cpu")
+        load_weights(projector, map_sources(fixture.weights(f"{name}.w."), translator(IDENTITY)), dtype=torch.float32, device="cpu")
         for case in cases(fixture, f"{name}.p", ".in.audio"):
             audio = fixture[f"{case}.in.audio"]
             first, later = projector.gather_rows(audio)
@@ -49,7 +49,7 @@ def check_audio_projector(fixture: Fixture) -> Iterator[Check]:
         yield compare_exactly(fixture.name, f"indices {about['i']}", ours, theirs)
     if "tail" in fixture.about:
         speech, extended = fixture["tail.in"], fixture["tail.out"]
-        rows = heard_rows(0, len(extended), len(speech), 1, "mirror")[:, 0]
+        rows = feature_rows(0, len(extended), len(speech), 1, "mirror")[:, 0]
         yield compare_exactly(fixture.name, "mirrored tail", speech[rows], extended)
 
 
@@ -58,7 +58,7 @@ def check_image_encoder(fixture: Fixture) -> Iterator[Check]:
     for case in cases(fixture, "", ".in.image"):
         frame = fixture[f"{case}.in.image"][:, :, 0]
         pixels = fixture[f"{case}.pixel_values"]
-        yield near(fixture.name, f"{case} pixels", prepare(frame, pixels.shape[-1]), pixels)
+        yield near(fixture.name, f"{case} pixels", preprocess(frame, pixels.shape[-1]), pixels)
         yield near(fixture.name, f"{case} tokens", encoder(frame), fixture[f"{case}.out"])
 
 
@@ -92,7 +92,7 @@ def check_speech_encoder(fixture: Fixture) -> Iterator[Check]:
     encoder = build_speech_encoder(fixture.weights("w."), fixture.about)
     for case in cases(fixture, "", ".in.speech"):
         samples = fixture[f"{case}.in.speech"].numpy()
-        mean, std = encoder.level(samples)
+        mean, std = encoder.mean_and_deviation(samples)
         yield near(fixture.name, f"{case} samples", torch.from_numpy((samples - mean) / std), fixture[f"{case}.input_values"])
         yield near(fixture.name, f"{case} features", encoder(samples), fixture[f"{case}.out.audio_emb"])
 

@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 from infinitedub.pipeline.verify.comparison import Check, Skipped, compare, compare_exactly
 from infinitedub.pipeline.verify.fixture import Fixture
-from infinitedub.stages.condition.framing import frame_masks, frame_picture, to_range
+from infinitedub.stages.engines.framing import frame_masks, frame_picture, to_range
 from infinitedub.stages.generate.color_match import match_color
-from infinitedub.stages.generate.sampling.guidance import Momentum
-from infinitedub.stages.generate.sampling.schedules import TIMESTEPS, shifted_sigmas
-from infinitedub.stages.generate.sampling.step_cache import TeaCache
-from infinitedub.stages.listen.loudness import level, measure
+from infinitedub.stages.listen.loudness import measure_loudness, normalize_loudness
 from infinitedub.stages.model.speakers import reference_map, rotate
-from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, read_between
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, interpolate_features
 from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
 from infinitedub.stages.model.weights.lora import open_lora
+from infinitedub.stages.sampling.guidance import Momentum
+from infinitedub.stages.sampling.schedules import TIMESTEPS, shifted_sigmas
+from infinitedub.stages.sampling.step_cache import TeaCache
 
 EXACT = 1e-6
 """A few roundings in float32."""
@@ -57,7 +57,7 @@ def check_interpolation(fixture: Fixture) -> Iterator[Check]:
     features = fixture["interp.in"].transpose(1, 2)
     for name in sorted(name for name in fixture.tensors if re.fullmatch(r"interp\.\d+\.out", name)):
         positions = torch.linspace(0, features.shape[2] - 1, fixture[name].shape[1], dtype=torch.float64)
-        yield compare(fixture.name, name, read_between(features, positions).transpose(1, 2), fixture[name], BETWEEN)
+        yield compare(fixture.name, name, interpolate_features(features, positions).transpose(1, 2), fixture[name], BETWEEN)
 
 
 def check_color(fixture: Fixture) -> Iterator[Check]:
@@ -73,7 +73,7 @@ def check_loudness(fixture: Fixture) -> Iterator[Check]:
         case = name.removesuffix(".out")
         theirs = fixture[name]
         given = fixture[f"{case}.in"] if f"{case}.in" in fixture else torch.zeros_like(theirs)
-        ours = level(given.numpy(), measure(given.numpy(), SAMPLE_RATE), TARGET_LUFS)
+        ours = normalize_loudness(given.numpy(), measure_loudness(given.numpy(), SAMPLE_RATE), TARGET_LUFS)
         yield compare(fixture.name, case, torch.from_numpy(ours), theirs, EXACT)
 
 
@@ -96,7 +96,7 @@ def check_projection(fixture: Fixture) -> Iterator[Check]:
     about = fixture.about["apg"]
     momentum = Momentum(about["momentum"], about["norm_threshold"])
     for number in range(sum(name.startswith("apg.") and name.endswith(".out") for name in fixture.tensors)):
-        ours = momentum(fixture[f"apg.{number}.diff"], fixture[f"apg.{number}.pred_cond"])
+        ours = momentum(fixture[f"apg.{number}.diff"], fixture[f"apg.{number}.pred_cond"], step=number)
         yield compare(fixture.name, f"apg {number}", ours, fixture[f"apg.{number}.out"], CLOSE)
 
 

@@ -14,18 +14,18 @@ from torch import Tensor
 from infinitedub.pipeline.verify.comparison import Check, Skipped, compare, compare_exactly
 from infinitedub.pipeline.verify.fixture import Fixture
 from infinitedub.pipeline.verify.networks import build_codec, build_image_encoder, build_transformer
-from infinitedub.stages.condition.preparer import Preparer
-from infinitedub.stages.condition.settings import ConditionSettings
-from infinitedub.stages.generate.engine import WindowInputs
-from infinitedub.stages.generate.infinitetalk import InfiniteTalk, first_frame_mask
-from infinitedub.stages.generate.sampling.guidance import Apg, Cfg, Guidance
-from infinitedub.stages.generate.sampling.samplers import SamplerSettings
-from infinitedub.stages.generate.sampling.step_cache import Cache, NoCache, TeaCache
-from infinitedub.stages.generate.streaming import dub
-from infinitedub.stages.generate.window_inputs import SegmentInputs
-from infinitedub.stages.media.video import write_lossless
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.engines.framing import choose_bucket
+from infinitedub.stages.engines.infinitetalk.preparation import InfiniteTalkPreparation
+from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkPreparationSettings
+from infinitedub.stages.engines.infinitetalk.window import InfiniteTalk, first_frame_mask
+from infinitedub.stages.engines.infinitetalk.window_inputs import WindowInputs
+from infinitedub.stages.generate.streaming import SegmentProgress, StreamOptions, WindowFrames, generate_segment
+from infinitedub.stages.media.video_io import write_lossless
+from infinitedub.stages.model.shards import SingleDevice
 from infinitedub.stages.records import Artifact, Box, Prompt, Segment, Source, Span, Voice, Window
+from infinitedub.stages.sampling.guidance import Apg, Cfg, Guidance
+from infinitedub.stages.sampling.samplers import SamplerSettings
+from infinitedub.stages.sampling.step_cache import Cache, NoCache, TeaCache
 from infinitedub.stages.segment.plan import plan_windows, source_frame
 
 EARLY_LATENTS, LATE_LATENTS = 5e-4, 3e-3
@@ -47,7 +47,7 @@ Coefficients = Mapping[str, tuple[float, ...]]
 class Seen:
     """What the engine is watched for."""
 
-    cues: list[WindowInputs] = field(default_factory=list)
+    inputs: list[WindowInputs] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)  # of each window
     answers: list[Tensor] = field(default_factory=list)  # of each forward
     computed: list[int] = field(default_factory=list)  # 1 for each forward whose blocks were asked
@@ -60,11 +60,27 @@ class Watched(InfiniteTalk):
         super().__init__(*parts, **settings)
         self._seen = seen
 
-    def denoise(self, cue: WindowInputs, known: Tensor, noise: Tensor) -> Tensor:
-        latents = super().denoise(cue, known, noise)
-        self._seen.cues.append(cue)
+    def denoise(self, inputs: WindowInputs, known: Tensor, noise: Tensor) -> Tensor:
+        latents = super().denoise(inputs, known, noise)
+        self._seen.inputs.append(inputs)
         self._seen.latents.append(latents)
         return latents
+
+
+class CollectedFrames:
+    """Keeps all fresh frames in memory. Implements `WindowStore`."""
+
+    def __init__(self) -> None:
+        self.fresh: list[Tensor] = []  # of each window [3, F, H, W]
+
+    def resume(self, progress: SegmentProgress) -> SegmentProgress:
+        return progress
+
+    def save(self, progress: SegmentProgress, made: WindowFrames | None) -> SegmentProgress:
+        if made is None:
+            raise RuntimeError("one process makes all frames, got none")
+        self.fresh.append(made.fresh[0])
+        return SegmentProgress(progress.window + 1, made.motion_frames)
 
 
 def check_loop(fixture: Fixture, coefficients: Coefficients) -> Iterator[Check | Skipped]:
@@ -80,14 +96,14 @@ def check_loop(fixture: Fixture, coefficients: Coefficients) -> Iterator[Check |
 
     if masks is not None:
         yield compare_exactly(name, "masks", masks.float(), fixture["ref_target_masks"])
-    for number, (cue, latents) in enumerate(zip(seen.cues, seen.latents, strict=True)):
+    for number, (inputs, latents) in enumerate(zip(seen.inputs, seen.latents, strict=True)):
         if f"win{number}.x0" not in fixture:
             yield Skipped(name, f"window {number} is not in the fixture")
             continue
-        told = torch.cat([first_frame_mask(cue.reference), cue.reference], dim=1)
+        told = torch.cat([first_frame_mask(inputs.reference), inputs.reference], dim=1)
         yield compare(name, f"window {number} reference", told, fixture[f"win{number}.y"], PARTS)
-        yield compare(name, f"window {number} image", cue.image, fixture[f"win{number}.clip_context"], PARTS)
-        yield compare_exactly(name, f"window {number} speech", cue.audio, fixture[f"win{number}.audio"])
+        yield compare(name, f"window {number} image", inputs.image, fixture[f"win{number}.clip_context"], PARTS)
+        yield compare_exactly(name, f"window {number} speech", inputs.audio, fixture[f"win{number}.audio"])
         yield compare(name, f"window {number} x0", latents[0], fixture[f"win{number}.x0"], EARLY_LATENTS if number < EARLY_WINDOWS else LATE_LATENTS)
     theirs = [fixture[key] for key in (f"win0.call{call}.out" for call in range(len(seen.answers))) if key in fixture]
     if theirs:
@@ -122,10 +138,13 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
     states = {prompt.text: fixture["in.context"], prompt.negative: fixture["in.context_null"]}
     codec = build_codec(fixture.weights("vae."))
     image_encoder = build_image_encoder(fixture.weights("clip."), about["clip"]["heads"])
-    preparer = Preparer(condition_settings(about), codec, image_encoder, states.__getitem__, "cpu")
+    preparation = InfiniteTalkPreparation(preparation_settings(about), codec, image_encoder, states.__getitem__, "cpu", remembered_prompts=2)
     conditions, speech = folder / "conditions.safetensors", folder / "speech.safetensors"
     picture = save_source(fixture, folder)
-    preparer.prepare(picture, source_of(about), segment, prompt, conditions)
+    buckets: dict[float, tuple[int, int]] = {float(ratio): tuple(entry[0]) for ratio, entry in about["bucket_table"].items()}
+    height, width = about["source_hw"]
+    size = choose_bucket(height, width, buckets)
+    preparation.prepare(picture, source_of(about), segment, prompt, size, conditions)
     save_speech(fixture, speech)
 
     transformer = build_transformer(fixture.weights("dit."), about)
@@ -138,34 +157,32 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         sampler=SamplerSettings(name="euler", steps=call["sampling_steps"], shift=call["shift"]),
         guidance=guidance_of(about),
         cache=cache_of(about, coefficients),
-        shards=Alone(),
+        shards=SingleDevice(),
+        device="cpu",
         seen=seen,
     )
     noise = {window: fixture[key][None] for key, kind, window, _ in about["rng_order"] if kind == "noise"}
-    pieces = dub(
+    collected = CollectedFrames()
+    parts = generate_segment(
         engine,
         segment,
-        SegmentInputs(segment, conditions, speech, "cpu", compat_upstream=True),
-        lambda fresh, _: fresh[0],
-        color_strength=call["color_correction_strength"],
-        seam_frames=0,
-        motion_frames=call["motion_frame"],
+        engine.open_segment(segment, conditions, speech),
+        collected,
+        StreamOptions(call["color_correction_strength"], seam_frames=0, motion_frames=call["motion_frame"]),
         noise=lambda window, _: noise[window],
     )
-    video = torch.cat(list(pieces), dim=1)
-    return video, load_file(conditions).get("masks")
+    for _ in parts:
+        pass
+    return torch.cat(collected.fresh, dim=1), load_file(conditions).get("masks")
 
 
-def condition_settings(about: Mapping[str, Any]) -> ConditionSettings:
-    buckets = {float(ratio): tuple(entry[0]) for ratio, entry in about["bucket_table"].items()}
-    return ConditionSettings(
-        weights="bundled:none",  # the encoders are handed in
-        buckets=buckets,
+def preparation_settings(about: Mapping[str, Any]) -> InfiniteTalkPreparationSettings:
+    return InfiniteTalkPreparationSettings(
+        engine="infinitetalk",
+        weights="bundled:none",  # the encoders are passed in
         window_frames=about["call"]["frame_num"],
         dtype="fp32",
-        device="cpu",
         compat="upstream",
-        remembered_prompts=2,
     )
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.weights.checkpoint import Loaded
+from infinitedub.stages.model.weights.checkpoint import InMemoryCheckpoint
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class Fixture:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def weights(self, prefix: str) -> Loaded:
+    def weights(self, prefix: str) -> InMemoryCheckpoint:
         """The tensors whose names begin with `prefix`, without it."""
-        return Loaded(f"{self.path} ({prefix}*)", {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)})
+        return InMemoryCheckpoint(
+            f"{self.path} ({prefix}*)", {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        )
 
 
 def find_fixtures(folder: Path) -> tuple[Fixture, ...]:

@@ -15,14 +15,14 @@ from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.speech_encoder import SpeechEncoder
-from infinitedub.stages.model.weights.checkpoint import Loaded
+from infinitedub.stages.model.weights.checkpoint import InMemoryCheckpoint
 from infinitedub.stages.model.weights.keymap import IMAGE, TEXT, TRANSFORMER, codec_translator, translator
-from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.weights.load import build_empty, load_weights, map_sources
 from infinitedub.stages.model.weights.sizes import codec_sizes, image_config, text_config
 from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
 
-def build_transformer(weights: Loaded, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
+def build_transformer(weights: InMemoryCheckpoint, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
     """The denoiser with upstream's peculiarities; `about` holds the arguments of upstream's constructor."""
     given = about["constructor"]
     with build_empty():
@@ -46,38 +46,38 @@ def build_transformer(weights: Loaded, about: Mapping[str, Any], dtype: torch.dt
             output_dim=given["output_dim"],
             norm_output_audio="audio_proj.norm.weight" in weights.tensors,
         )
-    fill(network, trace(weights, translator(TRANSFORMER)), dtype=dtype, device="cpu", fp32_modules=network.fp32_modules)
+    load_weights(network, map_sources(weights, translator(TRANSFORMER)), dtype=dtype, device="cpu", fp32_modules=network.fp32_modules)
     network.compat_upstream = True
     return network
 
 
-def build_codec(weights: Loaded) -> LatentCodec:
+def build_codec(weights: InMemoryCheckpoint) -> LatentCodec:
     sizes = codec_sizes(weights)
     with build_empty():
         network = AutoencoderKLWan(**sizes)
-    fill(network, trace(weights, codec_translator(sizes["num_res_blocks"])), dtype=torch.float32, device="cpu")
+    load_weights(network, map_sources(weights, codec_translator(sizes["num_res_blocks"])), dtype=torch.float32, device="cpu")
     return LatentCodec(network)
 
 
-def build_image_encoder(weights: Loaded, heads: int) -> ImageEncoder:
+def build_image_encoder(weights: InMemoryCheckpoint, heads: int) -> ImageEncoder:
     """The CLIP vision tower; its weights do not tell the number of heads."""
     config = image_config(weights)
     config.num_attention_heads = heads
     with build_empty():
         network = CLIPVisionModel(config)
-    fill(network, trace(weights, translator(IMAGE)), dtype=torch.float32, device="cpu")
+    load_weights(network, map_sources(weights, translator(IMAGE)), dtype=torch.float32, device="cpu")
     return ImageEncoder(network)
 
 
-def build_text_model(weights: Loaded) -> UMT5EncoderModel:
+def build_text_model(weights: InMemoryCheckpoint) -> UMT5EncoderModel:
     with build_empty():
         network = UMT5EncoderModel(text_config(weights))
         network.encoder.embed_tokens = network.shared
-    fill(network, trace(weights, translator(TEXT)), dtype=torch.float32, device="cpu")
+    load_weights(network, map_sources(weights, translator(TEXT)), dtype=torch.float32, device="cpu")
     return network
 
 
-def build_speech_encoder(weights: Loaded, about: Mapping[str, Any]) -> SpeechEncoder:
+def build_speech_encoder(weights: InMemoryCheckpoint, about: Mapping[str, Any]) -> SpeechEncoder:
     """The wav2vec2 encoder, by way of the folder that it lies in elsewhere."""
     with TemporaryDirectory() as name:
         folder = Path(name)

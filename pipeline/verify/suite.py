@@ -19,7 +19,7 @@ from infinitedub.pipeline.verify.check_formulas import check_lora, check_teacach
 from infinitedub.pipeline.verify.check_loop import Coefficients, check_loop
 from infinitedub.pipeline.verify.comparison import Check, Skipped
 from infinitedub.pipeline.verify.fixture import Fixture, find_fixtures
-from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.engines.settings import ParallelSettings
 
 
 @dataclass(frozen=True, slots=True)

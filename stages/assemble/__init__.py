@@ -1,1 +1,1 @@
-"""Assemble: chunks and voices become one film."""
+"""Assemble: the chunks and voices of a job become one film."""

@@ -1,4 +1,4 @@
-"""What assembly can be told."""
+"""Settings of the assemble stage."""
 
 from typing import Literal
 
@@ -11,10 +11,10 @@ class AssembleSettings(Settings):
     """How the finished film is encoded."""
 
     crf: Decides[int] = Field(ge=0, le=51)
-    """x264's constant rate factor: lower is better and larger."""
+    """Constant rate factor of x264: a lower value gives better quality and a larger file."""
     preset: Decides[Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]]
     """How long x264 may search for smaller files."""
     sound_codec: Decides[Literal["flac", "aac"]]
-    """flac keeps the given speech to the sample; aac plays where FLAC in MP4 does not."""
+    """flac keeps every sample of the speech; aac plays in players that do not support FLAC in MP4."""
     aac_kbps: Decides[int] = Field(ge=16, le=512)
-    """Bit rate of the sound, kbit/s; for aac only."""
+    """Bit rate of the audio, kbit/s; used by aac only."""

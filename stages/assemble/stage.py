@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from infinitedub.stages.assemble.joining import joined
+from infinitedub.stages.assemble.chunk_order import chunks_in_order
 from infinitedub.stages.assemble.settings import AssembleSettings
 from infinitedub.stages.contract import Files, Rank
 from infinitedub.stages.records import Chunk, Clip, Film, Source
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AssembleStage:
-    """Lossless chunks and lossless voices in, a `Film` out, encoded once."""
+    """Encodes the lossless chunks and voices of a job, once, and returns a `Film`."""
 
     def __init__(self, config: AssembleSettings) -> None:
         self.config = config
@@ -25,24 +25,25 @@ class AssembleStage:
 
     def __call__(self, source: Source, clips: tuple[Clip, ...], *, files: Files) -> Film:
         from infinitedub.stages.assemble.film import write_film
-        from infinitedub.stages.assemble.soundtrack import Part, soundtrack
+        from infinitedub.stages.assemble.soundtrack import VoiceTrack, build_soundtrack
         from infinitedub.stages.media.encode import exact_rate
 
-        chunks = joined(clips)
+        chunks = chunks_in_order(clips)
         seconds = sum(chunk.frames for chunk in chunks) / exact_rate(source.fps)
-        parts = [Part(files.fetch(voice.sound), voice.start_sample) for voice in source.voices]
+        tracks = [VoiceTrack(files.fetch(voice.sound), voice.start_sample) for voice in source.voices]
         path = files.scratch() / "film.mp4"
-        frames = write_film(path, pictures(chunks, files), source.fps, soundtrack(parts, Fraction(seconds)), self.config)
-        drift_ms = (source.speech_seconds - float(seconds)) * 1000
+        sound = build_soundtrack(tracks, Fraction(seconds)) if tracks else None
+        frames = write_film(path, read_chunks(chunks, files), source.fps, sound, self.config)
+        drift_ms = (source.speech_seconds - float(seconds)) * 1000 if tracks else 0.0
         return Film(files.store(path, "film/mp4"), frames, source.fps, drift_ms)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """The stage holds no resources."""
 
 
-def pictures(chunks: tuple[Chunk, ...], files: Files) -> "Iterator[np.ndarray]":
-    """The frames of every chunk in turn, each chunk fetched when it is needed. Raises ValueError where a chunk is not what its record says."""
-    from infinitedub.stages.media.video import read_all
+def read_chunks(chunks: tuple[Chunk, ...], files: Files) -> "Iterator[np.ndarray]":
+    """The frames of every chunk in order; each chunk is fetched when it is needed. Raises ValueError if a chunk differs from its record."""
+    from infinitedub.stages.media.video_io import read_all
 
     shape: tuple[int, ...] | None = None
     for chunk in chunks:

@@ -1,1 +1,1 @@
-"""Condition: everything the denoiser is told, prepared ahead of it."""
+"""Condition: prepares a segment's conditioning ahead of the denoiser's GPUs."""

@@ -1,1 +1,1 @@
-"""Ingest: foreign media become upright, constant-rate, decodable files of our own."""
+"""Ingest: files of users become upright, constant-rate, decodable files of the product."""

@@ -1,1 +1,1 @@
-"""Meters of a finished film: does the mouth follow the speech, rest in silence, pass from window to window unseen, and keep its colours."""
+"""Inspect: metrics of a finished film. They are not part of the flow yet."""

@@ -1,57 +1,57 @@
-"""Can one see where a window ends and the next begins: the change of the picture there against that within windows."""
+"""Visibility of seams between windows: the change of the picture at a border relative to the change within windows."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from infinitedub.stages.inspect.trace import Trace
+from infinitedub.stages.inspect.frame_stats import FrameStats
 
-LARGEST_SEAM = 2.0
-"""For one border. Motion is as large in the frames beside it, so clean films stay about 1; blinks last several frames and pass, too."""
-LARGEST_MEAN_SEAM = 1.3
-"""For all borders of many films together. In one film with a few borders chance alone can pass it."""
-BESIDE_FRAMES = 6  # a quarter of a second
-UNSEEN = 0.001  # of full scale: a quarter of one level of 255 passes for no change, else any flicker in a still picture were a seam
+MAX_WORST_SEAM = 2.0
+"""For one border. Motion is equally large in the neighbouring frames, so clean films stay near 1; blinks last several frames and pass as well."""
+MAX_MEAN_SEAM = 1.3
+"""For the borders of many films together. A film with few borders can exceed it by chance."""
+NEIGHBOR_FRAMES = 6  # a quarter of a second
+MIN_CHANGE = 0.001  # of full scale, a quarter of one level of 255: smaller changes count as this, so that flicker in a still picture is no seam
 
 
-def mean_seam(trace: Trace, borders: Sequence[int]) -> float:
-    """Mean change into the frames at `borders`, the first of each window but the first, relative to that into all others: 1 where none shows.
+def mean_seam(stats: FrameStats, borders: Sequence[int]) -> float:
+    """Mean change into the frames at `borders` (the first frame of each window but the first) relative to that into all others: 1 if invisible.
 
-    1 for a film of one window. Black frames do not count. Raises ValueError for a border outside the film.
+    1 for a film of one window. Black frames do not count. Raises ValueError for a border outside of the film.
     """
-    at = _at(trace, borders)
-    within = trace.steady & ~_mark(trace, borders)
-    within[0] = False
-    if not at or not within.any():
+    compared = _comparable_borders(stats, borders)
+    within_windows = stats.comparable & ~_border_mask(stats, borders)
+    within_windows[0] = False
+    if not compared or not within_windows.any():
         return 1.0
-    return float(trace.change[at].mean() / max(float(trace.change[within].mean()), UNSEEN))
+    return float(stats.change[compared].mean() / max(float(stats.change[within_windows].mean()), MIN_CHANGE))
 
 
-def worst_seam(trace: Trace, borders: Sequence[int]) -> tuple[float, int | None]:
-    """The largest change at a border relative to the largest one within BESIDE_FRAMES of it, and that border; 1 and None for a film of one window.
+def worst_seam(stats: FrameStats, borders: Sequence[int]) -> tuple[float, int | None]:
+    """The largest change at a border relative to the largest within NEIGHBOR_FRAMES of it, and that border; 1 and None for a film of one window.
 
-    Black frames do not count. Raises ValueError for a border outside the film.
+    Black frames do not count. Raises ValueError for a border outside of the film.
     """
-    others = np.where(trace.steady & ~_mark(trace, borders), trace.change, 0.0)
-    found = {}
-    for border in _at(trace, borders):
-        beside = others[max(border - BESIDE_FRAMES, 1) : border + BESIDE_FRAMES + 1]
-        found[border] = float(trace.change[border] / max(float(beside.max(initial=0.0)), UNSEEN))
-    if not found:
+    others = np.where(stats.comparable & ~_border_mask(stats, borders), stats.change, 0.0)
+    ratios = {}
+    for border in _comparable_borders(stats, borders):
+        neighbors = others[max(border - NEIGHBOR_FRAMES, 1) : border + NEIGHBOR_FRAMES + 1]
+        ratios[border] = float(stats.change[border] / max(float(neighbors.max(initial=0.0)), MIN_CHANGE))
+    if not ratios:
         return 1.0, None
-    worst = max(found, key=lambda border: found[border])
-    return found[worst], worst
+    worst = max(ratios, key=lambda border: ratios[border])
+    return ratios[worst], worst
 
 
-def _mark(trace: Trace, borders: Sequence[int]) -> np.ndarray:
-    marked = np.zeros(trace.frames, np.bool_)
-    marked[list(borders)] = True
-    return marked
+def _border_mask(stats: FrameStats, borders: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(stats.frames, np.bool_)
+    mask[list(borders)] = True
+    return mask
 
 
-def _at(trace: Trace, borders: Sequence[int]) -> list[int]:
-    """The borders with a picture on either side."""
-    if outside := [border for border in borders if not 0 < border < trace.frames]:
-        raise ValueError(f"windows begin at frames {outside} of a film of {trace.frames}; wanted are frames 1 to {trace.frames - 1}")
-    steady = trace.steady
-    return [border for border in borders if steady[border]]
+def _comparable_borders(stats: FrameStats, borders: Sequence[int]) -> list[int]:
+    """The borders without a black frame on either side."""
+    if outside := [border for border in borders if not 0 < border < stats.frames]:
+        raise ValueError(f"windows begin at frames {outside} of a film of {stats.frames}; wanted are frames 1 to {stats.frames - 1}")
+    comparable = stats.comparable
+    return [border for border in borders if comparable[border]]

@@ -1,74 +1,74 @@
-"""Does the mouth move when there is something to be said: its motion against the speech, and how many frames it is late."""
+"""Lip sync: the correlation of the mouth's motion with the speech, and by how many frames the mouth is late."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from infinitedub.stages.inspect.trace import Curve, Trace
+from infinitedub.stages.inspect.frame_stats import Curve, FrameStats
 
-LAGS = range(-5, 6)  # 200 ms at 25 fps: beyond that nobody takes it for a late mouth
-LEAST_R = 0.35
-"""Where a film is held to follow its speech: drawn people who talk reach 0.78 to 0.9; to another's speech, the best of all lags is at most 0.26."""
-LARGEST_LAG = 1
-"""In frames. ITU-R BT.1359: 45 ms of early and 125 ms of late sound are noticed, so one frame of 40 ms passes either way."""
+LAGS = range(-5, 6)  # frames; 200 ms at 25 fps, beyond which a mouth does not look late but unrelated
+MIN_R = 0.35
+"""Below it a film does not follow its speech: drawn people who talk reach 0.78 to 0.9; against other speech, the best of all lags is at most 0.26."""
+MAX_LAG = 1
+"""In frames. ITU-R BT.1359: 45 ms of early and 125 ms of late sound are noticed, so one frame of 40 ms is acceptable in both directions."""
 SMOOTHING = (0.25, 0.5, 0.25)  # a mouth does not follow the sound within a frame
 
 
 @dataclass(frozen=True)
-class Sync:
+class Correlation:
     """How well one curve follows another."""
 
-    r: float  # Pearson's, at the lag where it is largest; 0 for a curve that never moves
-    lag: int  # frames that the mouth is late; negative where it is early
+    r: float  # Pearson's, at the lag where it is largest; 0 for a constant curve
+    lag: int  # frames by which the mouth is late; negative if it is early
 
 
-def sync(trace: Trace, envelope: Curve, mouth: int = 0) -> Sync:
-    """Motion of a mouth of the trace against changes of the speech: both are large where a syllable begins or ends.
+def mouth_sync(stats: FrameStats, envelope: Curve, mouth: int = 0) -> Correlation:
+    """Correlates the motion of a mouth with the changes of the speech: both are large where a syllable begins or ends.
 
-    Changes are compared, not openness against loudness: what is open can be told only of a face that is known.
+    Changes are compared, not openness with loudness, since openness can be measured only for a known face.
     """
-    return correlation(smoothed(mouth_motion(trace, mouth)), speech_motion(envelope))
+    return correlation(smooth(mouth_motion(stats, mouth)), speech_motion(envelope))
 
 
-def correlation(curve: Curve, target: Curve, lags: Iterable[int] = LAGS) -> Sync:
+def correlation(curve: Curve, target: Curve, lags: Iterable[int] = LAGS) -> Correlation:
     """Pearson's r of `curve` [n], moved back by each of `lags` in frames, against `target`, at the lag where it is largest.
 
-    Curves of unequal length are compared as far as both go. A lag that leaves less than two frames, or a part that is constant, counts as r = 0.
+    Curves of unequal length are compared over the length of the shorter one. r = 0 for a lag that leaves fewer than two frames, or a constant part.
     """
     n = min(len(curve), len(target))
-    found = {lag: pearson(curve[max(lag, 0) : n + min(lag, 0)], target[max(-lag, 0) : n - max(lag, 0)]) for lag in lags if abs(lag) < n}
-    best = max(found, key=lambda lag: (found[lag], -abs(lag)), default=0)
-    return Sync(found.get(best, 0.0), best)
+    by_lag = {lag: pearson(curve[max(lag, 0) : n + min(lag, 0)], target[max(-lag, 0) : n - max(lag, 0)]) for lag in lags if abs(lag) < n}
+    best = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)), default=0)
+    return Correlation(by_lag.get(best, 0.0), best)
 
 
 def pearson(a: Curve, b: Curve) -> float:
-    """Pearson's r, -1 to 1; 0 where one of the two is constant or shorter than two."""
+    """Pearson's r, -1 to 1; 0 if one of the two is constant or shorter than two."""
     if len(a) < 2 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def mouth_motion(trace: Trace, mouth: int = 0) -> Curve:
-    """[n] how much more a mouth's box changes than the rest of the picture, 0 to 1: what the head and the camera do is taken off."""
-    return np.where(trace.steady, np.maximum(trace.mouths[:, mouth] - trace.change, 0), 0.0)
+def mouth_motion(stats: FrameStats, mouth: int = 0) -> Curve:
+    """[n] how much more a mouth's box changes than the rest of the picture, 0 to 1, which excludes motion of the head and the camera."""
+    return np.where(stats.comparable, np.maximum(stats.mouths[:, mouth] - stats.change, 0), 0.0)
 
 
 def speech_motion(envelope: Curve) -> Curve:
-    """[n] how much the loudness changes from frame to frame."""
-    return np.abs(np.diff(smoothed(envelope), prepend=envelope[:1]))
+    """[n] the change of the loudness from frame to frame."""
+    return np.abs(np.diff(smooth(envelope), prepend=envelope[:1]))
 
 
 def speech_envelope(blocks: Iterable[np.ndarray], sample_rate: int, fps: float, frames: int) -> Curve:
-    """[frames] root mean square of the samples of each film frame, full scale 1; 0 behind the end of the speech.
+    """[frames] root mean square of the samples of each film frame, full scale 1; 0 after the end of the speech.
 
-    `blocks` are mono floats [samples], one after the other, as stages.media.sound.mono_blocks gives them; the film's sound begins with the first.
+    `blocks` are consecutive mono floats [samples], as `mono_blocks` of stages/media/audio_io.py yields them; the film's audio begins with the first.
     """
     squares, counts = np.zeros(frames), np.zeros(frames)
-    at = 0
+    position = 0
     for block in blocks:
-        frame = ((at + np.arange(len(block))) * (fps / sample_rate)).astype(np.int64)
-        at += len(block)
+        frame = ((position + np.arange(len(block))) * (fps / sample_rate)).astype(np.int64)
+        position += len(block)
         frame = frame[frame < frames]
         if len(frame):
             first, last = frame[0], frame[-1]
@@ -77,6 +77,6 @@ def speech_envelope(blocks: Iterable[np.ndarray], sample_rate: int, fps: float, 
     return np.sqrt(squares / np.maximum(counts, 1))
 
 
-def smoothed(curve: Curve) -> Curve:
-    """[n] with a frame's neighbours mixed in."""
+def smooth(curve: Curve) -> Curve:
+    """[n] each frame averaged with its neighbours, by the weights SMOOTHING."""
     return np.convolve(np.pad(curve, 1, mode="edge"), SMOOTHING, "valid")

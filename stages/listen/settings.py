@@ -1,31 +1,24 @@
-"""What listening can be told."""
+"""Settings of listen."""
 
-from typing import Any
+from pydantic import Field
 
-from pydantic import Field, model_validator
-
-from infinitedub.stages.model.settings import absolute_places
-from infinitedub.stages.settings import Decides, Neutral, Settings, Weights
+from infinitedub.stages.model.settings import SpeechWeights
+from infinitedub.stages.settings import Decides, Settings
 
 
-class ListenSettings(Settings):
-    """How speech becomes features."""
+class ListenOptions(Settings):
+    """How speech becomes features: what conf/listen sets."""
 
-    weights: Neutral[str]
-    """The model's folder or URI; only `speech` is seen from there."""
-    speech: Weights
-    """The folder of the wav2vec2 encoder: seen from `weights`, or an absolute path or URI."""
     target_lufs: Decides[float] = Field(ge=-70, le=0)
-    """Integrated loudness the encoder hears, LUFS (ITU-R BS.1770)."""
+    """Integrated loudness of the encoder's input, LUFS (ITU-R BS.1770)."""
     silence_lufs: Decides[float] = Field(ge=-70, le=0)
-    """A voice softer than this is room noise and is heard as silence. The release scales whatever it hears to unit variance, so that noise
+    """A voice softer than this is room noise and is treated as silence. The release scales all input to unit variance, so that noise
     would otherwise move the lips as much as speech; a limit on the gain could not prevent that."""
     chunk_seconds: Decides[float] = Field(ge=1)
-    """Sound the encoder hears at once; longer speech is heard piece by piece."""
+    """Length of the pieces in which longer speech is encoded."""
     context_seconds: Decides[float] = Field(ge=0)
-    """Sound heard on either side of a piece, whose features are not kept."""
+    """Sound encoded with a piece on either side of it; its features are dropped."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _places_are_absolute(cls, given: Any) -> Any:
-        return absolute_places(given, "speech")
+
+class ListenSettings(ListenOptions, SpeechWeights):
+    """All settings of the stage."""

@@ -1,4 +1,4 @@
-"""From sound to feature rows on the film's timeline."""
+"""Computes the speech features of all voices, one row per film frame, and writes them to a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,62 +7,62 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from infinitedub.stages.listen.loudness import is_silent, measure
-from infinitedub.stages.listen.recording import Levelled
+from infinitedub.stages.listen.frame_alignment import FRAME_RATE, align_to_frames
+from infinitedub.stages.listen.loudness import is_silent, measure_loudness
+from infinitedub.stages.listen.sample_file import NormalizedSamples
 from infinitedub.stages.listen.settings import ListenSettings
-from infinitedub.stages.listen.timeline import FRAME_RATE, place
-from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, Samples, SpeechEncoder
-from infinitedub.stages.model.tensorfile import lay_out
+from infinitedub.stages.model.speech_encoder import SAMPLE_RATE, MonoSamples, SpeechEncoder
+from infinitedub.stages.model.tensorfile import allocate_tensorfile
 from infinitedub.stages.records import Voice
 
 SILENCE_SECONDS = 4
-"""Digital silence the encoder hears to say what silence is; the row in its middle is far from both ends."""
-HUSH_ROWS = 256  # written at once
+"""Length of the digital silence that is encoded to get the features of silence; the row in its middle is far from both ends."""
+SILENT_ROWS_PER_WRITE = 256
 
 
 def silence_row(encoder: SpeechEncoder) -> np.ndarray:
-    """The features [layers, channels] of a frame in which nobody speaks."""
+    """The features [layers, channels] of a frame without speech."""
     rows = encoder(np.zeros(SILENCE_SECONDS * SAMPLE_RATE, np.float32))
     return rows[SILENCE_SECONDS * FRAME_RATE // 2].float().cpu().numpy()
 
 
-def hear(
-    path: Path, voices: Sequence[Voice], sounds: Sequence[Samples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
+def write_speech_features(
+    path: Path, voices: Sequence[Voice], sounds: Sequence[MonoSamples], silence: np.ndarray, encoder: SpeechEncoder, settings: ListenSettings
 ) -> tuple[int, tuple[float | None, ...]]:
-    """Writes the features of each voice's sound (mono float32 at 16 kHz) to `path`, silence wherever it does not speak.
+    """Writes the features of each voice's sound (mono float32 at 16 kHz) to `path`, with the row `silence` for frames without speech.
 
-    Gives the number of frames, up to the end of the one in which the last voice ends, and each voice's loudness.
+    Returns the number of frames, up to the end of the one in which the last voice ends, and each voice's loudness.
     """
-    places = [place(voice.start_sample, voice.sample_rate, len(sound)) for voice, sound in zip(voices, sounds, strict=True)]
-    n_frames = max(one.first_frame + one.frames for one in places)
+    alignments = [align_to_frames(voice.start_sample, voice.sample_rate, len(sound)) for voice, sound in zip(voices, sounds, strict=True)]
+    n_frames = max(alignment.first_frame + alignment.frames for alignment in alignments)
     shapes = {f"speaker_{index}": (n_frames, *silence.shape) for index in range(len(voices))}
     layout = {name: torch.empty(shape, device="meta") for name, shape in {**shapes, "silence": silence.shape}.items()}
-    starts = lay_out(path, layout)
+    offsets = allocate_tensorfile(path, layout)
     loudness = []
     with path.open("r+b") as file:
-        file.seek(starts["silence"])
+        file.seek(offsets["silence"])
         file.write(silence.tobytes())
-        for index, (sound, where) in enumerate(zip(sounds, places, strict=True)):
-            lufs = measure(sound, SAMPLE_RATE)
+        for index, (sound, alignment) in enumerate(zip(sounds, alignments, strict=True)):
+            lufs = measure_loudness(sound, SAMPLE_RATE)
             loudness.append(lufs)
-            file.seek(starts[f"speaker_{index}"])
+            file.seek(offsets[f"speaker_{index}"])
             if is_silent(sound, SAMPLE_RATE, lufs, settings.silence_lufs):
-                write_hush(file, silence, n_frames)
+                write_silent_rows(file, silence, n_frames)
                 continue
-            heard = Levelled(sound, lufs, settings.target_lufs, where.lead, where.tail)
-            write_hush(file, silence, where.first_frame)
-            frames = 0
-            for piece in encoder.in_chunks(heard, settings.chunk_seconds, settings.context_seconds):
-                file.write(piece.float().cpu().numpy().tobytes())
-                frames += len(piece)
-            if frames != where.frames:  # the encoder gives a row for each whole frame, and whole frames are what it was given
-                raise RuntimeError(f"the encoder gave {frames} rows for {where.frames} frames of sound")
-            write_hush(file, silence, n_frames - where.first_frame - where.frames)
+            samples = NormalizedSamples(sound, lufs, settings.target_lufs, alignment.lead_samples, alignment.tail_samples)
+            write_silent_rows(file, silence, alignment.first_frame)
+            n_rows = 0
+            for rows in encoder.encode_in_chunks(samples, settings.chunk_seconds, settings.context_seconds):
+                file.write(rows.float().cpu().numpy().tobytes())
+                n_rows += len(rows)
+            if n_rows != alignment.frames:  # the encoder returns one row per whole frame, and its input is whole frames
+                raise RuntimeError(f"the encoder returned {n_rows} rows for {alignment.frames} frames of sound")
+            write_silent_rows(file, silence, n_frames - alignment.first_frame - alignment.frames)
     return n_frames, tuple(loudness)
 
 
-def write_hush(file: BinaryIO, silence: np.ndarray, frames: int) -> None:
-    """The row of silence, so many times."""
+def write_silent_rows(file: BinaryIO, silence: np.ndarray, n_rows: int) -> None:
+    """Writes the row `silence` `n_rows` times."""
     row = silence.tobytes()
-    for start in range(0, frames, HUSH_ROWS):
-        file.write(row * min(HUSH_ROWS, frames - start))
+    for start in range(0, n_rows, SILENT_ROWS_PER_WRITE):
+        file.write(row * min(SILENT_ROWS_PER_WRITE, n_rows - start))

@@ -24,17 +24,17 @@ class ListenStage:
         import torch
 
         from infinitedub.stages.listen.speech_features import silence_row
-        from infinitedub.stages.model.weights.paths import locate
+        from infinitedub.stages.model.weights.paths import resolve_weights
         from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
-        encoder = SpeechCheckpoint(locate(self.config.speech)).encoder(torch.float32, rank.device)
+        encoder = SpeechCheckpoint(resolve_weights(self.config.speech)).encoder(torch.float32, rank.device)
         self._ear = encoder, silence_row(encoder)
 
     def __call__(self, source: Source, *, files: Files) -> Speech:
-        from infinitedub.stages.listen.recording import Recording
-        from infinitedub.stages.listen.speech_features import hear
-        from infinitedub.stages.listen.timeline import FRAME_RATE
-        from infinitedub.stages.media.sound import mono_blocks
+        from infinitedub.stages.listen.frame_alignment import FRAME_RATE
+        from infinitedub.stages.listen.sample_file import SampleFile
+        from infinitedub.stages.listen.speech_features import write_speech_features
+        from infinitedub.stages.media.audio_io import mono_blocks
         from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
         if self._ear is None:
@@ -46,11 +46,11 @@ class ListenStage:
             )
         folder = files.scratch()
         sounds = [
-            Recording(folder / f"voice-{number}.f32", mono_blocks(files.fetch(voice.sound), SAMPLE_RATE))
+            SampleFile(folder / f"voice-{number}.f32", mono_blocks(files.fetch(voice.sound), SAMPLE_RATE))
             for number, voice in enumerate(source.voices)
         ]
         path = folder / "speech.safetensors"
-        n_frames, lufs = hear(path, source.voices, sounds, silence, encoder, self.config)
+        n_frames, lufs = write_speech_features(path, source.voices, sounds, silence, encoder, self.config)
         return Speech(files.store(path, "tensors/safetensors"), n_frames, lufs)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Shared ground of the rooms: probing, reading and writing pictures, footage and sound."""
+"""Shared by all stages: reading and writing the product's own video and audio files."""

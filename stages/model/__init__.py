@@ -1,1 +1,1 @@
-"""Shared ground of listen, condition and generate: the networks, single-device, and how their weights are read."""
+"""The networks that listen, condition and generate share, as single-device code, and how their weights are read."""

@@ -1,4 +1,4 @@
-"""How the denoiser listens: windows of speech features, their projection to tokens, and the attention to them.
+"""Audio conditioning of the denoiser: windows of speech features, their projection to tokens, and the cross-attention to them.
 
 After MeiGen-AI/InfiniteTalk: `AudioProjModel` and `SingleStreamMultiAttention` in wan/modules. Shapes as in dit.py.
 """
@@ -9,21 +9,22 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from infinitedub.stages.model.shards import Shard, attention
-from infinitedub.stages.model.speakers import listener_positions, rotate
+from infinitedub.stages.model.speakers import audio_token_positions, rotate
 
 
 def window_indices(start: int, frames: int, available: int, window: int) -> Tensor:
-    """Which feature rows each film frame hears [frames, window]: those around it, the first and last of `available` rows held beyond the ends."""
+    """Indices [frames, window] of the feature rows around each film frame; indices outside of the `available` rows are clamped."""
     centre = torch.arange(start, start + frames)[:, None]
     around = torch.arange(window) - window // 2
     return (centre + around).clamp(0, available - 1)
 
 
 class AudioProjector(nn.Module):
-    """Turns windows of speech features into audio tokens, one set per latent frame.
+    """Projects windows of speech features to audio tokens, one set per latent frame.
 
-    A latent frame but the first stands for `vae_scale` film frames. Its first film frame gives the past half of its window, its last the
-    future half, those between their centre row only: for a window of 5 and 4 film frames 3 + 2 + 3 rows.
+    Each latent frame except the first stands for `vae_scale` film frames. The first of these film frames contributes the past half of its window
+    with the centre row, the last the centre row with the future half, and each frame between only its centre row. For a window of 5 and 4 film
+    frames that makes 3 + 2 + 3 rows.
     """
 
     def __init__(
@@ -56,19 +57,20 @@ class AudioProjector(nn.Module):
         return self.norm(hidden.unflatten(-1, (self.context_tokens, -1)))
 
     def gather_rows(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """What the first latent frame hears [P, 1, window, blocks, channels], and what each later one does [P, T-1, rows, blocks, channels]."""
+        """The feature rows of the first latent frame [P, 1, window, blocks, channels] and of each later one [P, T-1, rows, blocks, channels]."""
         frames, centre = audio.shape[1], audio.shape[2] // 2
         if (frames - 1) % self.vae_scale:
-            raise ValueError(f"audio of {frames} frames: a window has a multiple of {self.vae_scale} frames, and one more")
+            raise ValueError(f"got audio of {frames} frames; a window has {self.vae_scale}n+1 frames")
         groups = audio[:, 1:].unflatten(1, ((frames - 1) // self.vae_scale, self.vae_scale))
-        past, between, future = groups[:, :, 0, : centre + 1], groups[:, :, 1:-1, centre], groups[:, :, -1, centre:]
-        return audio[:, :1], torch.cat([past, between, future], dim=2)
+        past, centres, future = groups[:, :, 0, : centre + 1], groups[:, :, 1:-1, centre], groups[:, :, -1, centre:]
+        return audio[:, :1], torch.cat([past, centres, future], dim=2)
 
 
 class AudioCrossAttention(nn.Module):
-    """The picture's tokens attend to the audio tokens of their own latent frame.
+    """Cross-attention from each video token to the audio tokens of its own latent frame.
 
-    Frames do not mix, so a shard needs no other rank: where it holds only part of a frame, that part is completed with zeros that are cut off again.
+    Frames do not mix, so no communication between ranks is needed. A frame that is only partly in the shard is padded with zeros, which are removed
+    afterwards.
     """
 
     def __init__(self, dim: int, audio_dim: int, heads: int) -> None:
@@ -79,14 +81,14 @@ class AudioCrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, hidden: Tensor, audio: Tensor, shard: Shard, positions: Tensor | None) -> Tensor:
-        """What the local tokens `hidden` [B, L, D] hear of `audio` [B, T, tokens, C].
+        """The update [B, L, D] of the local tokens `hidden` [B, L, D] from `audio` [B, T, tokens, C].
 
-        positions [L]: between the two speakers, where each token stands; None where only one person speaks.
+        positions [L]: the rotary position of each token between the two speakers; None if there is one speaker.
         """
         query = rearrange(self.q_linear(hidden), "b l (n k) -> b l n k", n=self.heads)
-        key, value = rearrange(self.kv_linear(shard.frames(audio)), "b t s (two n k) -> two (b t) s n k", two=2, n=self.heads)
+        key, value = rearrange(self.kv_linear(shard.slice_frames(audio)), "b t s (two n k) -> two (b t) s n k", two=2, n=self.heads)
         if positions is not None:
             query = rotate(query, positions)
-            key = rotate(key, listener_positions(key.shape[1], key.device))
-        heard = shard.by_token(attention(shard.by_frame(query), key, value), batch=len(hidden))
-        return self.proj(heard.flatten(2))
+            key = rotate(key, audio_token_positions(key.shape[1], key.device))
+        attended = shard.from_frames(attention(shard.to_frames(query), key, value), batch=len(hidden))
+        return self.proj(attended.flatten(2))

@@ -1,11 +1,11 @@
-"""The InfiniteTalk denoiser: Wan2.1's image-to-video transformer, whose blocks also listen.
+"""The InfiniteTalk denoiser: Wan2.1's image-to-video transformer with audio cross-attention.
 
-diffusers' `WanTransformer3DModel` with an audio projector, and in each block an audio cross-attention behind the text and image
-cross-attention. Parameters keep diffusers' names where the base model has them and the release's names where it does not.
+This is diffusers' `WanTransformer3DModel` with an audio projector, and in each block an audio cross-attention after the text and image
+cross-attention. Parameters of the base model keep diffusers' names; the others keep the names of the release.
 After MeiGen-AI/InfiniteTalk, wan/modules/multitalk_model.py.
 
-Shapes: B videos (1 but in training), P persons, F film frames, T = 1 + (F - 1) / 4 latent frames, H x W latent size, h x w = H/2 x W/2 tokens
-per frame, S = T*h*w tokens, L the tokens of this rank, D width, N heads of K channels.
+Shapes: B videos (1 except in training), P speakers, F film frames, T = 1 + (F - 1) / 4 latent frames, H x W latent size, h x w = H/2 x W/2 tokens
+per frame, S = T*h*w tokens, L tokens of this rank, D width, N heads of K channels.
 """
 
 from dataclasses import dataclass
@@ -21,67 +21,67 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from infinitedub.stages.model.audio_conditioning import AudioCrossAttention, AudioProjector
-from infinitedub.stages.model.shards import Shard, Shards, cut
+from infinitedub.stages.model.shards import Shard, Shards, split_tokens
 from infinitedub.stages.model.speakers import speaker_positions, token_classes
 
 PATCH = 2  # latent pixels per token, along rows and columns
-TEXT_TOKENS = 512  # diffusers' WanAttnProcessor tells text from image tokens by this number
+TEXT_TOKENS = 512  # diffusers' WanAttnProcessor separates text from image tokens by this number
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedConditioning:
-    """What a pass is told, embedded: the same at every step of a window."""
+    """The embedded text, image and audio of one guidance pass; the same at every step of a window."""
 
-    context: Tensor  # [B, 257 + 512, D]: image tokens, then text tokens
-    audio: Tensor  # [B, T, P*tokens, C]: person after person
-    persons: int
+    image_text: Tensor  # [B, 257 + 512, D]: image tokens, then text tokens
+    audio: Tensor  # [B, T, P*tokens, C]: all tokens of speaker 1, then those of speaker 2
+    n_speakers: int
 
 
 class StepCache(Protocol):
-    """Decides from step to step whether the blocks have anything new to say."""
+    """Decides at each step whether the blocks are computed or their last residual is reused."""
 
     def reuse(self) -> Tensor | None:
-        """What the blocks added to the local tokens at an earlier step, where it still holds at this one."""
+        """The residual of the blocks from an earlier step, if it can replace the blocks at this step; else None."""
 
     def keep(self, residual: Tensor) -> None:
-        """Remembers what the blocks have just added to the local tokens."""
+        """Stores the residual of the blocks at this step: local tokens after the blocks minus local tokens before."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardContext:
-    """What all blocks of one forward pass share."""
+    """The inputs that all blocks of one forward pass share."""
 
-    told: EmbeddedConditioning
+    conditioning: EmbeddedConditioning
     shards: Shards
     shard: Shard
     rotary: tuple[Tensor, Tensor]  # cosines and sines [1, L, 1, K] of the local tokens
-    classes: Tensor | None  # [3, h*w] whose each token of a frame is; None where one person speaks
+    classes: Tensor | None  # [3, h*w], ones and zeros: the class (speaker 1, speaker 2, background) of each token of a frame; None for one speaker
     compat_upstream: bool
 
 
 class TalkingBlock(WanTransformerBlock):
-    """Self-attention, what text and image say, what the speech says, feed-forward."""
+    """Self-attention, text and image cross-attention, audio cross-attention, feed-forward."""
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, eps: float, audio_dim: int) -> None:
         super().__init__(dim, ffn_dim, heads, cross_attn_norm=True, eps=eps, added_kv_proj_dim=dim)
         self.norm_x = FP32LayerNorm(dim, eps, elementwise_affine=True)
         self.audio_cross_attn = AudioCrossAttention(dim, audio_dim, heads)
 
-    def forward(self, hidden: Tensor, modulation: Tensor, scene: ForwardContext) -> Tensor:
-        """The local tokens `hidden` [B, L, D] one block on; `modulation` [B, 6, D] in float32."""
+    def forward(self, hidden: Tensor, modulation: Tensor, context: ForwardContext) -> Tensor:
+        """The local tokens after this block, from `hidden` [B, L, D] before it; `modulation` [B, 6, D] in float32."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation).chunk(6, dim=1)
 
         normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-        query, key, value = project(self.attn1, normed, scene.rotary)
-        attended = self.attn1.to_out[0](scene.shards.attention(query, key, value).flatten(2))
+        query, key, value = project_qkv(self.attn1, normed, context.rotary)
+        attended = self.attn1.to_out[0](context.shards.attention(query, key, value).flatten(2))
         hidden = (hidden.float() + attended * gate).type_as(hidden)
 
-        hidden = hidden + self.attn2(self.norm2(hidden), scene.told.context)
+        hidden = hidden + self.attn2(self.norm2(hidden), context.conditioning.image_text)
 
         positions = None
-        if scene.classes is not None:
-            positions = speaker_positions(query, key, scene.classes, scene.shards, scene.compat_upstream)
-        hidden = hidden + self.audio_cross_attn(self.norm_x(hidden), scene.told.audio, scene.shard, positions)
+        if context.classes is not None:
+            positions = speaker_positions(query, key, context.classes, context.shards, context.compat_upstream)
+        hidden = hidden + self.audio_cross_attn(self.norm_x(hidden), context.conditioning.audio, context.shard, positions)
 
         normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
         return (hidden.float() + self.ffn(normed) * ffn_gate).type_as(hidden)
@@ -94,10 +94,10 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
     _repeated_blocks = ["TalkingBlock"]
 
     fp32_modules = ("condition_embedder.time_embedder", "condition_embedder.time_proj", "proj_out")
-    """What computes in float32 in every precision, and so keeps float32 weights; norms and modulation upcast on their own."""
+    """Modules that compute in float32 in every precision and so keep float32 weights; norms and modulation upcast on their own."""
 
     compat_upstream = False
-    """Makes the attention map of two persons as the release does: an odd number of heads loses its last one, an empty mask gives NaN."""
+    """Computes the attention map of two speakers as the release does: of an odd number of heads the last is ignored, and an empty mask gives NaN."""
 
     @register_to_config
     def __init__(
@@ -151,77 +151,84 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
     def embed(self, text: Tensor, image: Tensor, audio: Tensor) -> EmbeddedConditioning:
         """The tokens of `text` [1, up to 512, text_dim], `image` [1, 257, image_dim] and `audio` [P, F, window, blocks, channels], P one or two.
 
-        Made once per window and pass. Text is filled up with zeros before it is embedded: the model has learnt to attend to what they become.
+        Computed once per window and guidance pass. Text is padded with zeros before it is embedded, as in the model's training.
         """
         if text.shape[1] > TEXT_TOKENS or len(audio) > 2:
-            raise ValueError(f"{text.shape[1]} text tokens and {len(audio)} persons came; the model knows {TEXT_TOKENS} and 2 at most")
+            raise ValueError(f"got {text.shape[1]} text tokens and {len(audio)} speakers; the model takes at most {TEXT_TOKENS} and 2")
         dtype = self.patch_embedding.weight.dtype
-        filled = F.pad(text.to(dtype), (0, 0, 0, TEXT_TOKENS - text.shape[1]))
+        padded = F.pad(text.to(dtype), (0, 0, 0, TEXT_TOKENS - text.shape[1]))
         image_tokens = self.condition_embedder.image_embedder(image.to(dtype))
-        text_tokens = self.condition_embedder.text_embedder(filled)
+        text_tokens = self.condition_embedder.text_embedder(padded)
         audio_tokens = rearrange(self.audio_proj(audio.to(dtype)), "p t s c -> 1 t (p s) c")
-        return EmbeddedConditioning(torch.cat([image_tokens, text_tokens], dim=1), audio_tokens, persons=len(audio))
+        return EmbeddedConditioning(torch.cat([image_tokens, text_tokens], dim=1), audio_tokens, n_speakers=len(audio))
 
     def forward(
-        self, latents: Tensor, timestep: Tensor, told: EmbeddedConditioning, masks: Tensor | None, *, shards: Shards, steps: StepCache | None = None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        conditioning: EmbeddedConditioning,
+        masks: Tensor | None,
+        *,
+        shards: Shards,
+        step_cache: StepCache | None = None,
     ) -> Tensor:
-        """The flow [1, 16, T, H, W] in float32, whole on every rank.
+        """The predicted flow [1, 16, T, H, W] in float32, complete on every rank.
 
-        latents [1, 36, T, H, W]: 16 noisy channels, 4 mask channels, 16 condition channels. timestep [1] in 0..1000. masks [3, H, W]: where
-        person 1, person 2 and the background are; read only where two persons were told, and needed there.
+        latents [1, 36, T, H, W]: 16 noisy channels, 4 mask channels, 16 condition channels. timestep [1] in 0..1000. masks [3, H, W]: the areas of
+        speaker 1, speaker 2 and the background; required for two speakers, ignored for one.
         """
         frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
-        if told.audio.shape[1] != frames:
-            raise ValueError(f"audio was told for {told.audio.shape[1]} latent frames, the latents have {frames}")
-        shard = cut(frames * rows * columns, rows * columns, shards.degree)[shards.rank]
+        if conditioning.audio.shape[1] != frames:
+            raise ValueError(f"got audio tokens for {conditioning.audio.shape[1]} latent frames; the latents have {frames}")
+        shard = split_tokens(frames * rows * columns, rows * columns, shards.degree)[shards.rank]
         cosines, sines = self.rope(latents)
-        scene = ForwardContext(
-            told=told,
+        context = ForwardContext(
+            conditioning=conditioning,
             shards=shards,
             shard=shard,
-            rotary=(shard.take(cosines), shard.take(sines)),
-            classes=self.classes(told, masks, rows, columns),
+            rotary=(shard.slice_tokens(cosines), shard.slice_tokens(sines)),
+            classes=self.speaker_classes(conditioning, masks, rows, columns),
             compat_upstream=self.compat_upstream,
         )
         time, modulation = self.embed_time(timestep)
         hidden = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
-        hidden = shard.take(rearrange(hidden, "b d t h w -> b (t h w) d"))
+        hidden = shard.slice_tokens(rearrange(hidden, "b d t h w -> b (t h w) d"))
 
-        hidden = self.run_blocks(hidden, modulation, scene, steps)
+        hidden = self.run_blocks(hidden, modulation, context, step_cache)
 
         shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
         flow = self.proj_out(self.norm_out(hidden.float()) * (1 + scale) + shift)
         return rearrange(shards.gather(flow), "b (t h w) (p q c) -> b c t (h p) (w q)", t=frames, h=rows, w=columns, p=PATCH, q=PATCH).float()
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedded timestep [B, D], and what it makes of every block [B, 6, D]; float32."""
+        """The embedded timestep [B, D] and the modulation that all blocks share [B, 6, D]; float32."""
         embedder = self.condition_embedder
         time = embedder.time_embedder(embedder.timesteps_proj(timestep))
         return time, embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1))
 
-    def run_blocks(self, hidden: Tensor, modulation: Tensor, scene: ForwardContext, steps: StepCache | None) -> Tensor:
-        """The local tokens behind the last block, or with what an earlier step added to them."""
-        residual = steps.reuse() if steps else None
+    def run_blocks(self, hidden: Tensor, modulation: Tensor, context: ForwardContext, step_cache: StepCache | None) -> Tensor:
+        """The local tokens after the last block, or with the residual of an earlier step added."""
+        residual = step_cache.reuse() if step_cache else None
         if residual is not None:
             return hidden + residual
         before = hidden
         for block in self.blocks:
-            hidden = block(hidden, modulation, scene)
-        if steps:
-            steps.keep(hidden - before)
+            hidden = block(hidden, modulation, context)
+        if step_cache:
+            step_cache.keep(hidden - before)
         return hidden
 
     @staticmethod
-    def classes(told: EmbeddedConditioning, masks: Tensor | None, rows: int, columns: int) -> Tensor | None:
+    def speaker_classes(conditioning: EmbeddedConditioning, masks: Tensor | None, rows: int, columns: int) -> Tensor | None:
         """Whose each token of a frame is [3, h*w]; None where nobody needs to know."""
-        if told.persons == 1:
-            return None  # whoever is in the picture hears the one voice: no map is needed
+        if conditioning.n_speakers == 1:
+            return None  # all tokens attend to the one voice
         if masks is None:
-            raise ValueError("two persons were told: their masks are needed")
+            raise ValueError("masks are required for two speakers, got None")
         return token_classes(masks, rows, columns)
 
 
-def project(attention: WanAttention, normed: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def project_qkv(attention: WanAttention, normed: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys of self-attention, normed and rotated, and values: each [B, L, N, K]."""
     query = attention.norm_q(attention.to_q(normed)).unflatten(2, (attention.heads, -1))
     key = attention.norm_k(attention.to_k(normed)).unflatten(2, (attention.heads, -1))
@@ -230,7 +237,7 @@ def project(attention: WanAttention, normed: Tensor, rotary: tuple[Tensor, Tenso
 
 
 def rotate_3d(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [B, L, N, K] by diffusers' tables, which hold the angle of each pair of neighbouring channels twice; in float32."""
+    """Rotary embedding of [B, L, N, K] by diffusers' tables, which repeat the angle of each pair of neighbouring channels; in float32."""
     cosine, sine = rotary[0][..., 0::2], rotary[1][..., 0::2]
     even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2).type_as(heads)

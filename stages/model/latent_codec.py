@@ -1,4 +1,4 @@
-"""Between frames and latents: Wan's causal video autoencoder."""
+"""Wan's causal video autoencoder: frames to latents and back."""
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -8,7 +8,7 @@ from infinitedub.stages.errors import ConfigError
 
 
 class LatentCodec(nn.Module):
-    """Encodes frames to normalised latents and back. The first frame has a latent of its own, each later latent stands for four frames."""
+    """Encodes frames to normalised latents and decodes them. The first latent stands for one frame, each later one for four."""
 
     spatial_factor = 8
     temporal_factor = 4
@@ -18,10 +18,10 @@ class LatentCodec(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
-        shrinks = 2 ** (len(vae.config.dim_mult) - 1)
-        factors = shrinks * (vae.config.patch_size or 1), 2 ** sum(vae.config.temperal_downsample)
+        spatial = 2 ** (len(vae.config.dim_mult) - 1)
+        factors = spatial * (vae.config.patch_size or 1), 2 ** sum(vae.config.temperal_downsample)
         if factors != (self.spatial_factor, self.temporal_factor):
-            raise ConfigError(f"an autoencoder that shrinks by {factors[0]} in space and {factors[1]} in time came; the denoiser wants 8 and 4")
+            raise ConfigError(f"got an autoencoder that downsamples by {factors[0]} in space and {factors[1]} in time; the denoiser needs 8 and 4")
         self.vae = vae
         for name in ("latents_mean", "latents_std"):
             values = torch.tensor(getattr(vae.config, name)).view(1, -1, 1, 1, 1)
@@ -31,11 +31,11 @@ class LatentCodec(nn.Module):
     def encode(self, video: Tensor) -> Tensor:
         """Normalised latents [1, 16, T, H/8, W/8] of `video` [1, 3, F, H, W] in [-1, 1]: the posterior's mode.
 
-        Raises ValueError unless F = 4n+1 and H and W are multiples of 8: the autoencoder would drop the rest in silence.
+        Raises ValueError unless F = 4n+1 and H and W are multiples of 8: the autoencoder would drop the rest without an error.
         """
         frames, height, width = video.shape[2:]
         if frames % self.temporal_factor != 1 or height % self.spatial_factor or width % self.spatial_factor:
-            raise ValueError(f"{frames} frames of {width}x{height} came; 4n+1 frames and sides that are multiples of 8 are wanted")
+            raise ValueError(f"got {frames} frames of {width}x{height}; wanted 4n+1 frames and sides that are multiples of 8")
         mode = self.vae.encode(video.to(self.latents_mean)).latent_dist.mode()
         return (mode - self.latents_mean) / self.latents_std
 

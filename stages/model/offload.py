@@ -1,7 +1,7 @@
-"""Layers whose weights wait in host memory and are on the GPU only while their layer computes.
+"""Weight offloading: a layer's weights stay in host memory and are on the GPU only while the layer computes.
 
-A layer computes what it always does, with the same numbers: the result is the same to the bit. diffusers' group offloading would do for
-networks that are only ever called as a whole; ours are also asked for parts, whose weights must be there between calls.
+The results are the same to the bit. diffusers' group offloading covers only networks that are called as a whole; this code also calls parts of
+a network, whose weights must be available between calls.
 """
 
 from collections.abc import Iterable
@@ -13,31 +13,31 @@ from torch import nn
 
 
 def offload(layers: Iterable[nn.Module]) -> None:
-    """Sends the weights of `layers` to host memory; each layer's come back when it is called and leave when it has answered.
+    """Moves the weights of `layers` to host memory; each layer loads them when it is called and unloads them afterwards.
 
-    Costs a transfer of the layer per call, and host memory for all of them, page-locked where they were on a GPU.
+    Costs one transfer of the layer's weights per call, and host memory for all layers. The host memory is page-locked if the weights were on a GPU.
     """
     for layer in layers:
-        visitor = Visitor(layer)
-        layer.register_forward_pre_hook(visitor.come)
-        layer.register_forward_hook(visitor.leave, always_call=True)
-        visitor.leave()
+        hook = OffloadHook(layer)
+        layer.register_forward_pre_hook(hook.load)
+        layer.register_forward_hook(hook.unload, always_call=True)
+        hook.unload()
 
 
-class Visitor:
-    """A layer that comes and goes."""
+class OffloadHook:
+    """Loads one layer's weights to its device and replaces them with their host copies."""
 
     def __init__(self, layer: nn.Module) -> None:
         weights = list(chain(layer.parameters(), layer.buffers()))
         self._device = weights[0].device
-        homes = [weight.data.cpu() for weight in weights]
-        self._weights = list(zip(weights, [home.pin_memory() for home in homes] if self._device.type == "cuda" else homes, strict=True))
+        copies = [weight.data.cpu() for weight in weights]
+        self._weights = list(zip(weights, [copy.pin_memory() for copy in copies] if self._device.type == "cuda" else copies, strict=True))
 
-    def come(self, *_: Any) -> None:
-        with torch.inference_mode(False):  # what is made in inference mode could not become a weight
-            for weight, home in self._weights:
-                weight.data = home.to(self._device, non_blocking=True, copy=True)
+    def load(self, *_: Any) -> None:
+        with torch.inference_mode(False):  # a tensor made in inference mode cannot become a weight
+            for weight, host_copy in self._weights:
+                weight.data = host_copy.to(self._device, non_blocking=True, copy=True)
 
-    def leave(self, *_: Any) -> None:
-        for weight, home in self._weights:
-            weight.data = home  # weights do not change: nothing has to be carried back
+    def unload(self, *_: Any) -> None:
+        for weight, host_copy in self._weights:
+            weight.data = host_copy  # weights do not change, so nothing is copied back

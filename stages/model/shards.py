@@ -1,7 +1,7 @@
-"""How one window's tokens are dealt among the ranks of a gang, and what the ranks must ask of each other.
+"""Sequence parallelism: how one window's tokens are split among the ranks of a gang, and the collectives that the networks need.
 
-The networks are written for a single device. `Shards` is all they know of parallelism, and it is handed in; `Shard` says which tokens are
-here. Tokens are ordered (frame, row, column) and cut into equal, contiguous pieces, so a piece may begin and end in the middle of a frame.
+The networks are written for a single device. They know parallelism only as a `Shards` object, which is passed in; a `Shard` says which tokens
+this rank holds. Tokens are ordered (frame, row, column) and split into equal, contiguous shards, so a shard may begin or end inside a frame.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from infinitedub.stages.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The tokens `start` to `stop` of a window, the latter excluded, and the latent frames they touch."""
+    """The tokens `start` to `stop` (excluded) of a window, and the latent frames that they overlap."""
 
     start: int
     stop: int
@@ -33,59 +33,59 @@ class Shard:
         return -(-self.stop // self.frame_tokens)
 
     @property
-    def lead(self) -> int:
-        """Tokens of the first touched frame that lie before the shard."""
+    def tokens_before(self) -> int:
+        """How many tokens of the first overlapped frame lie before the shard."""
         return self.start - self.first_frame * self.frame_tokens
 
     @property
-    def trail(self) -> int:
-        """Tokens of the last touched frame that lie behind the shard."""
+    def tokens_after(self) -> int:
+        """How many tokens of the last overlapped frame lie after the shard."""
         return self.stop_frame * self.frame_tokens - self.stop
 
-    def take(self, tokens: Tensor) -> Tensor:
+    def slice_tokens(self, tokens: Tensor) -> Tensor:
         """The shard's part of `tokens` [B, S, ...]."""
         return tokens[:, self.start : self.stop]
 
-    def frames(self, per_frame: Tensor) -> Tensor:
-        """The touched frames of `per_frame` [B, T, ...]."""
+    def slice_frames(self, per_frame: Tensor) -> Tensor:
+        """The overlapped frames of `per_frame` [B, T, ...]."""
         return per_frame[:, self.first_frame : self.stop_frame]
 
-    def by_frame(self, heads: Tensor) -> Tensor:
-        """Local tokens [B, L, N, K] as whole frames [B*frames, frame_tokens, N, K], zeros where a neighbour holds the rest of a frame."""
-        whole = F.pad(heads, (0, 0, 0, 0, self.lead, self.trail))
-        return rearrange(whole, "b (t s) n k -> (b t) s n k", s=self.frame_tokens)
+    def to_frames(self, heads: Tensor) -> Tensor:
+        """Local tokens [B, L, N, K] as complete frames [B*frames, frame_tokens, N, K]; tokens of other ranks are zeros."""
+        padded = F.pad(heads, (0, 0, 0, 0, self.tokens_before, self.tokens_after))
+        return rearrange(padded, "b (t s) n k -> (b t) s n k", s=self.frame_tokens)
 
-    def by_token(self, frames: Tensor, batch: int) -> Tensor:
-        """Undoes `by_frame`: [B*frames, frame_tokens, N, K] to [B, L, N, K]."""
-        whole = rearrange(frames, "(b t) s n k -> b (t s) n k", b=batch)
-        return whole[:, self.lead : self.lead + self.stop - self.start]
+    def from_frames(self, frames: Tensor, batch: int) -> Tensor:
+        """The inverse of `to_frames`: [B*frames, frame_tokens, N, K] to [B, L, N, K]."""
+        padded = rearrange(frames, "(b t) s n k -> b (t s) n k", b=batch)
+        return padded[:, self.tokens_before : self.tokens_before + self.stop - self.start]
 
 
-def cut(tokens: int, frame_tokens: int, degree: int) -> tuple[Shard, ...]:
-    """One equal shard per rank. Raises ConfigError where the tokens cannot be shared out equally."""
+def split_tokens(tokens: int, frame_tokens: int, degree: int) -> tuple[Shard, ...]:
+    """One shard of equal size per rank. Raises ConfigError if `degree` does not divide the tokens."""
     if tokens % degree:
-        raise ConfigError(f"{tokens} tokens of a window cannot be shared equally by {degree} ranks: change the frame size or the parallel degree")
+        raise ConfigError(f"{tokens} tokens of a window cannot be split equally among {degree} ranks; change the frame size or the parallel degree")
     size = tokens // degree
     return tuple(Shard(rank * size, (rank + 1) * size, frame_tokens) for rank in range(degree))
 
 
 def plan_shards(tokens: int, frame_tokens: int, heads: int, degree: int, ring: int = 1) -> tuple[Shard, ...]:
-    """One equal shard per rank, where `degree // ring` ranks share the attention heads and `ring` groups pass keys around.
+    """One shard of equal size per rank: Ulysses attention over `degree // ring` ranks, which split the heads, and ring attention over `ring` groups.
 
-    Raises ConfigError where tokens or heads cannot be shared out equally.
+    Raises ConfigError if the tokens or the heads cannot be split equally.
     """
     if degree % ring:
-        raise ConfigError(f"a parallel degree of {degree} does not divide into rings of {ring}")
+        raise ConfigError(f"a parallel degree of {degree} is no multiple of the ring size {ring}")
     if heads % (degree // ring):
         raise ConfigError(
-            f"{heads} attention heads cannot be shared equally by {degree // ring} ranks: choose a Ulysses degree that divides the heads, "
-            "or put the other ranks into a ring"
+            f"{heads} attention heads cannot be split equally among {degree // ring} ranks; choose a Ulysses degree that divides the heads, "
+            "or use a ring for the other ranks"
         )
-    return cut(tokens, frame_tokens, degree)
+    return split_tokens(tokens, frame_tokens, degree)
 
 
 class Shards(Protocol):
-    """What the ranks that work on one window do together. Every rank calls every method in the same order with tensors of the same shapes."""
+    """The collectives of the ranks that share one window. Every rank must call the same methods in the same order with tensors of the same shapes."""
 
     @property
     def rank(self) -> int: ...
@@ -102,16 +102,16 @@ class Shards(Protocol):
     def first_frame(self, keys: Tensor, frame_tokens: int) -> Tensor:
         """The first `frame_tokens` keys of the window [1, frame_tokens, heads, head_dim], on every rank; `keys` are the local ones.
 
-        They may come from more than one rank where a shard is smaller than a frame.
+        If a shard is smaller than a frame, they come from more than one rank.
         """
 
-    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def min_max(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Minimum and maximum over all ranks of each row of `rows` [R, S/degree]: two tensors [R]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """One device holds all the tokens."""
+class SingleDevice:
+    """`Shards` of one device, which holds all tokens."""
 
     rank: int = 0
     degree: int = 1
@@ -125,10 +125,10 @@ class Alone:
     def first_frame(self, keys: Tensor, frame_tokens: int) -> Tensor:
         return keys[:, :frame_tokens]
 
-    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def min_max(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return torch.aminmax(rows, dim=1)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention on this device over [B, S, heads, head_dim], by the kernel that diffusers' `attention_backend` chose."""
+    """Softmax attention on this device over [B, S, heads, head_dim], with the kernel selected by diffusers' `attention_backend`."""
     return dispatch_attention_fn(query, key, value)

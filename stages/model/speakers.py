@@ -1,8 +1,9 @@
-"""Who hears whom: in a picture of two persons, each token is turned towards the speech of the one it belongs to.
+"""Speaker binding: in a picture of two speakers, each video token attends to the speech of the speaker it belongs to.
 
-Every token gets a position on a line: person 1 lives on [0, 4], person 2 on [20, 24], the background at 12. Audio tokens stand in the middle of
-their person's band, and rotary embedding makes near things attend to each other. A token belongs to the class (person 1, person 2, background)
-whose part of the first latent frame it attends to most; how much, within all tokens, is its place in the band.
+Every video token gets a position on a line: [0, 4] for speaker 1, [20, 24] for speaker 2, and 12 for the background. The position of audio tokens is
+the middle of their speaker's band. Rotary embedding of these positions raises attention between tokens that are close. A video token belongs to the
+class (speaker 1, speaker 2, background) whose area of the first latent frame it attends to most; the strength of that attention, scaled to the range
+over all tokens, is its position within the band.
 After MeiGen-AI/InfiniteTalk: wan/utils/multitalk_utils.py and wan/modules/attention.py.
 """
 
@@ -19,7 +20,7 @@ ROTARY_BASE = 10000.0
 
 
 def token_classes(masks: Tensor, rows: int, columns: int) -> Tensor:
-    """Which tokens of a frame belong to which class [3, rows * columns], ones and zeros; `masks` [3, H, W] are read at the nearest pixel."""
+    """The class of each token of a frame [3, rows * columns], ones and zeros, from `masks` [3, H, W] at the nearest pixel."""
     nearest = F.interpolate(masks[None].float(), size=(rows, columns), mode="nearest")[0]
     return (nearest > 0).flatten(1).float()
 
@@ -27,8 +28,8 @@ def token_classes(masks: Tensor, rows: int, columns: int) -> Tensor:
 def reference_map(query: Tensor, first_keys: Tensor, classes: Tensor, compat_upstream: bool) -> Tensor:
     """How much each local token attends to each class in the first latent frame, per token of the class [3, L].
 
-    query [1, L, N, K] and first_keys [1, h*w, N, K] are normed and rotated. Attention with the class masks for values gives the sums without ever
-    holding the scores, which at 480p are 2 GB for each block and 20 heads. A class without tokens gets -1, less than any real value.
+    query [1, L, N, K] and first_keys [1, h*w, N, K] are normed and rotated. Attention with the class masks as values gives the sums without
+    materialising the scores, which at 480p take 2 GB for each block and 20 heads. A class without tokens gets -1, less than any real value.
     """
     heads = query.shape[2]
     if compat_upstream:  # averages two chunks of heads // 2
@@ -42,19 +43,19 @@ def reference_map(query: Tensor, first_keys: Tensor, classes: Tensor, compat_ups
 
 
 def speaker_positions(query: Tensor, key: Tensor, classes: Tensor, shards: Shards, compat_upstream: bool) -> Tensor:
-    """Where each local token stands between the speakers [L]; query and key [1, L, N, K] are the local ones of self-attention, rotated."""
+    """The position of each local token [L] on the line of the speakers; query and key [1, L, N, K] are the local ones of self-attention, rotated."""
     shares = reference_map(query, shards.first_frame(key, classes.shape[1]), classes, compat_upstream)
-    low, high = shards.extremes(shares[: len(BANDS)])
-    places = [
-        (share - low[person]) / (high[person] - low[person] + 1e-8) * (stop - start) + start
-        for person, (share, (start, stop)) in enumerate(zip(shares, BANDS, strict=False))
+    low, high = shards.min_max(shares[: len(BANDS)])
+    positions = [
+        (share - low[speaker]) / (high[speaker] - low[speaker] + 1e-8) * (stop - start) + start
+        for speaker, (share, (start, stop)) in enumerate(zip(shares, BANDS, strict=False))
     ]
-    places.append(torch.full_like(shares[-1], BACKGROUND))
-    return torch.stack(places).gather(0, shares.argmax(dim=0, keepdim=True))[0]
+    positions.append(torch.full_like(shares[-1], BACKGROUND))
+    return torch.stack(positions).gather(0, shares.argmax(dim=0, keepdim=True))[0]
 
 
-def listener_positions(tokens: int, device: torch.device) -> Tensor:
-    """Where the audio tokens of two persons stand [tokens]: the first half in the middle of person 1's band, the rest in that of person 2's."""
+def audio_token_positions(tokens: int, device: torch.device) -> Tensor:
+    """The positions [tokens] of the audio tokens of two speakers: first half at the middle of speaker 1's band, rest at that of speaker 2's."""
     middles = torch.tensor([(start + stop) / 2 for start, stop in BANDS], device=device)
     return middles.repeat_interleave(tokens // len(BANDS))
 
@@ -64,5 +65,5 @@ def rotate(heads: Tensor, positions: Tensor) -> Tensor:
     frequencies = ROTARY_BASE ** -(torch.arange(0, heads.shape[-1], 2, device=heads.device).float() / heads.shape[-1])
     angles = positions.float()[:, None, None] * frequencies
     even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * angles.cos() - odd * angles.sin(), odd * angles.cos() + even * angles.sin()], dim=-1)
-    return turned.flatten(-2).type_as(heads)
+    rotated = torch.stack([even * angles.cos() - odd * angles.sin(), odd * angles.cos() + even * angles.sin()], dim=-1)
+    return rotated.flatten(-2).type_as(heads)

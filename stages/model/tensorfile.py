@@ -1,4 +1,4 @@
-"""A safetensors file that is laid out first and filled piece by piece: an hour of speech features (3.3 GB per voice) never lies in memory."""
+"""Safetensors files that are allocated first and written in parts: an hour of speech features (3.3 GB per voice) is never in memory at once."""
 
 import json
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ DTYPES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torc
 ALIGNMENT = 8
 
 
-def create(path: Path, layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that are a new file at `path`: what is written into them is in the file. They are zero at first, shaped and typed as in `layout`.
+def create_tensorfile(path: Path, layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Creates a file at `path` and maps it: tensors of zeros with the shapes and types of `layout`; writing to them writes to the file.
 
-    What has been written counts as memory of this process until the system takes it back; `lay_out` is for files that are much larger than memory.
+    Written pages count as memory of this process until the system reclaims them; use `allocate_tensorfile` for files much larger than memory.
     """
-    starts = lay_out(path, layout)
-    whole = torch.from_file(str(path), shared=True, size=path.stat().st_size, dtype=torch.uint8)
-    pieces = {name: whole[start : start + layout[name].nbytes] for name, start in starts.items()}
-    return {name: piece.view(layout[name].dtype).view(layout[name].shape) for name, piece in pieces.items()}
+    starts = allocate_tensorfile(path, layout)
+    mapped = torch.from_file(str(path), shared=True, size=path.stat().st_size, dtype=torch.uint8)
+    parts = {name: mapped[start : start + layout[name].nbytes] for name, start in starts.items()}
+    return {name: part.view(layout[name].dtype).view(layout[name].shape) for name, part in parts.items()}
 
 
-def lay_out(path: Path, layout: Mapping[str, Tensor]) -> dict[str, int]:
-    """A new file at `path` of tensors that are zero, shaped and typed as in `layout`, and at which byte each begins: filled by seeking and writing.
+def allocate_tensorfile(path: Path, layout: Mapping[str, Tensor]) -> dict[str, int]:
+    """Creates a file at `path` with tensors of zeros, shaped and typed as in `layout`, and returns the byte offset of each.
 
-    Larger types come first, so that each tensor begins at a multiple of its own.
+    Larger types come first, so that each tensor is aligned to its own type. Write the tensors with seek and write.
     Format: https://huggingface.co/docs/safetensors/index#format (8 bytes of header length, a JSON header, the tensors' bytes).
     """
     header: dict[str, dict[str, Any]] = {}
     stop = 0
-    for name, plan in sorted(layout.items(), key=lambda item: -item[1].itemsize):
-        start, stop = stop, stop + plan.nbytes
-        header[name] = {"dtype": DTYPES[plan.dtype], "shape": list(plan.shape), "data_offsets": [start, stop]}
+    for name, tensor in sorted(layout.items(), key=lambda item: -item[1].itemsize):
+        start, stop = stop, stop + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, stop]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     with path.open("wb") as file:

@@ -1,1 +1,1 @@
-"""Publish: the film is verified and put where it belongs, with its sidecar."""
+"""Publish: the film is verified and delivered with its sidecar."""

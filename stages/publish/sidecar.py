@@ -1,18 +1,18 @@
-"""What is written beside a film: enough to make it again, and to know it again."""
+"""The sidecar of a film: what identifies it, and everything needed to make it again."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from infinitedub.stages.publish.film_check import Seen
+from infinitedub.stages.publish.film_check import FilmProperties
 from infinitedub.stages.records import Film, Job, Provenance, Source
 
 VERSION = 1
 
 
-def sidecar(job: Job, source: Source, film: Film, seen: Seen, provenance: Provenance, names: dict[str, str]) -> dict[str, Any]:
-    """The sidecar's content; `names` says under which name each delivered file stands, by what it is."""
+def build_sidecar(job: Job, source: Source, film: Film, found: FilmProperties, provenance: Provenance, names: dict[str, str]) -> dict[str, Any]:
+    """The content of the sidecar; `names` maps the role of each delivered file ("film", "comparison") to its name under the storage root."""
     return {
         "version": VERSION,
         "job": asdict(job),
@@ -23,7 +23,7 @@ def sidecar(job: Job, source: Source, film: Film, seen: Seen, provenance: Proven
             "fps": film.fps,
             "seconds": film.frames / film.fps,
             "drift_ms": film.drift_ms,
-            **asdict(seen),
+            **asdict(found),
         },
         "files": names,
         "made_by": asdict(provenance),
@@ -31,5 +31,5 @@ def sidecar(job: Job, source: Source, film: Film, seen: Seen, provenance: Proven
 
 
 def write_sidecar(content: dict[str, Any], path: Path) -> None:
-    """Writes it as JSON for people and programs: UTF-8, indented, no NaN."""
+    """Writes the sidecar as UTF-8 JSON, indented. Raises ValueError for NaN or infinity."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -19,6 +19,9 @@ def film_frames(source: Source, length: Length | None) -> int:
     Raises BadInput where speech and picture cannot both be kept.
     """
     rule = length or (Length.VIDEO if source.moving else Length.AUDIO)
+    if not source.voices and (rule is not Length.VIDEO or not source.moving):
+        kind = "footage" if source.moving else "a photograph"
+        raise BadInput(f"the row names no speech, so length={rule} of {kind} gives no length; name speech, or dub footage with length=video")
     speech_frames = max(1, floor(source.speech_seconds * source.fps + 0.5))
     if not source.moving:
         if rule == Length.VIDEO:

@@ -22,7 +22,7 @@ class SegmentStage:
             source.n_frames,
             self._cuts(source, files),
             window_frames=self.config.window_frames,
-            overlap_frames=self.config.overlap_frames,
+            overlap_frames=self.config.motion_frames,
             extend=self.config.extend,
         )
 

@@ -5,9 +5,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from infinitedub.pipeline.pools.pool import Pool
-from infinitedub.pipeline.pools.settings import GangSettings
+from infinitedub.pipeline.pools.ray_group import GroupShape, RayGroup
+from infinitedub.pipeline.pools.retry import RetryPolicy
+from infinitedub.pipeline.pools.settings import ActorSettings, GangSettings
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Stage
 
-PATIENCE_SECONDS = 120.0  # for what takes seconds where nothing else runs
+LONG_SECONDS = 120.0  # for what takes seconds where nothing else runs
 
 
 def gang_settings(*, floor_seconds: float, settle_seconds: float) -> GangSettings:
@@ -18,8 +22,8 @@ def gang_settings(*, floor_seconds: float, settle_seconds: float) -> GangSetting
         gpus_per_rank=0,
         memory_bytes_per_rank=None,
         threads=1,
-        open_seconds=PATIENCE_SECONDS,
-        watchdog_seconds=PATIENCE_SECONDS,
+        open_seconds=LONG_SECONDS,
+        watchdog_seconds=LONG_SECONDS,
         watchdog_factor=2,
         watchdog_floor_seconds=floor_seconds,
         settle_seconds=settle_seconds,
@@ -36,3 +40,17 @@ def closing(pool: Pool, work: Coroutine[Any, Any, Any]) -> Any:
             await pool.close()
 
     return asyncio.run(main())
+
+
+def actor_pool_of(
+    stage: Stage, settings: ActorSettings, storage: StorageSettings, retry: RetryPolicy, placement_seconds: float = LONG_SECONDS
+) -> Pool:
+    """The pool of a stage whose calls run in one process each."""
+    shape = GroupShape.of_actor(settings)
+    return Pool([RayGroup("ingest", stage, shape, storage, placement_seconds, "") for _ in range(settings.actors)], retry, placement_seconds)
+
+
+def gang_pool_of(stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, retry: RetryPolicy) -> Pool:
+    """The pool of a stage whose calls are shared by `degree` ranks."""
+    shape = GroupShape.of_gang(settings, degree)
+    return Pool([RayGroup("generate", stage, shape, storage, LONG_SECONDS, "") for _ in range(settings.gangs)], retry, LONG_SECONDS)

@@ -206,7 +206,7 @@ def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(desk, ranks):
             break
     told += run.stderr.readlines()
     assert run.wait(HANGING_SECONDS) == 0, "".join(told)
-    assert "try 1 failed (gang_lost)" in "".join(told)
+    assert "attempt 1 failed (gang_lost)" in "".join(told)
     assert set(windows(told).values()) == {1}, "".join(told)  # the next gang goes on behind the first window
     assert sha256(desk.folder / "out" / "films" / "portrait.mp4") == sha256(desk.folder / "calm" / "films" / "portrait.mp4")
 

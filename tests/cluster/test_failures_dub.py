@@ -88,4 +88,4 @@ def test_what_goes_wrong_costs_its_own_film_or_none(tmp_path: Path) -> None:
     assert (letter["job"], letter["stage"], letter["segment"], letter["kind"], letter["attempts"]) == ("poison", "generate", 0, "gang_lost", 2)
     assert "--ids poison" in letter["repro"]
     assert "job=cramped segment=0" in run.stderr
-    assert "try 1 failed (gpu_oom)" in run.stderr
+    assert "attempt 1 failed (gpu_oom)" in run.stderr

@@ -16,16 +16,16 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from pooled import PATIENCE_SECONDS, closing, gang_settings
+from pooled import LONG_SECONDS, actor_pool_of, closing, gang_pool_of, gang_settings
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from infinitedub.launch.cluster import cluster
-from infinitedub.pipeline.pools.actors import ActorPool
+from infinitedub.pipeline.pools.calls import CallLabel, StageCall, Yielded
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
-from infinitedub.pipeline.pools.gangs import GangPool
-from infinitedub.pipeline.pools.pool import CallLabel, Pool, StageCall, WorkSeconds
-from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted, RetryPolicy
+from infinitedub.pipeline.pools.failures import FailureClass, RetriesExhausted
+from infinitedub.pipeline.pools.pool import Pool
+from infinitedub.pipeline.pools.retry import RetryPolicy
 from infinitedub.pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.contract import Files, Rank
@@ -171,19 +171,19 @@ def diary(tmp_path: Path) -> Path:
     return folder
 
 
-def gangs(diary: Path, storage_settings: StorageSettings, degree: int = 1, floor_seconds: float = PATIENCE_SECONDS, stop: Any = print) -> GangPool:
+def gangs(diary: Path, storage_settings: StorageSettings, degree: int = 1, floor_seconds: float = LONG_SECONDS, stop: Any = print) -> Pool:
     settings = gang_settings(floor_seconds=floor_seconds, settle_seconds=2)
-    patience = RetryPolicy(RETRY, CircuitBreaker(3, stop))
-    return GangPool("generate", Faulty(diary), degree, settings, storage_settings, placement_seconds=PATIENCE_SECONDS, patience=patience)
+    retry = RetryPolicy(RETRY, CircuitBreaker(3, stop))
+    return gang_pool_of(Faulty(diary), degree, settings, storage_settings, retry)
 
 
-def actors(diary: Path, storage_settings: StorageSettings) -> ActorPool:
-    settings = ActorSettings(actors=1, cpus=0.1, gpus=0, memory_bytes=None, threads=1, watchdog_seconds=PATIENCE_SECONDS)
-    patience = RetryPolicy(RETRY, CircuitBreaker(3, print))
-    return ActorPool("ingest", Faulty(diary), settings, storage_settings, placement_seconds=PATIENCE_SECONDS, patience=patience)
+def actors(diary: Path, storage_settings: StorageSettings) -> Pool:
+    settings = ActorSettings(actors=1, cpus=0.1, gpus=0, memory_bytes=None, threads=1, watchdog_seconds=LONG_SECONDS)
+    retry = RetryPolicy(RETRY, CircuitBreaker(3, print))
+    return actor_pool_of(Faulty(diary), settings, storage_settings, retry)
 
 
-def order(fault: str, name: str, times: int = 1000) -> StageCall:
+def call_of(fault: str, name: str, times: int = 1000) -> StageCall:
     """An order that goes wrong so many times, and then well."""
     return StageCall("generate", name, (fault, name, times), CallLabel(name), (0.0,))
 
@@ -207,7 +207,7 @@ FILM = Clip(0, Span(0, 3), CHUNKS)
 
 
 def test_poison_is_given_up_after_two_gangs_and_the_rest_goes_on(nodes: Nodes, diary: Path, storage_settings: StorageSettings) -> None:
-    poison, good = ends(gangs(diary, storage_settings), order("die", "poison"), order("nothing", "good"))
+    poison, good = ends(gangs(diary, storage_settings), call_of("die", "poison"), call_of("nothing", "good"))
     assert told(poison) == (FailureClass.GANG_LOST, 2)
     assert poison.trace.splitlines()[-1] == "the last thing it said"
     assert len({call["pid"] for call in read(diary, "poison")}) == 2
@@ -216,7 +216,7 @@ def test_poison_is_given_up_after_two_gangs_and_the_rest_goes_on(nodes: Nodes, d
 
 def test_what_runs_out_of_gpu_memory_gets_by_with_less_or_is_given_up(nodes: Nodes, diary: Path, storage_settings: StorageSettings) -> None:
     pool = gangs(diary, storage_settings)
-    orders = order("gpu_oom", "large"), order("nothing", "next"), order("gpu_oom_always", "too large")
+    orders = call_of("gpu_oom", "large"), call_of("nothing", "next"), call_of("gpu_oom_always", "too large")
     large, after, too_large = ends(pool, *orders)
     assert large == after == FILM
     tight, thrifty = read(diary, "large")
@@ -227,7 +227,7 @@ def test_what_runs_out_of_gpu_memory_gets_by_with_less_or_is_given_up(nodes: Nod
 
 
 def test_nan_is_tried_once_more(nodes: Nodes, diary: Path, storage_settings: StorageSettings) -> None:
-    once, always = ends(gangs(diary, storage_settings), order("nan", "once", times=1), order("nan", "always"))
+    once, always = ends(gangs(diary, storage_settings), call_of("nan", "once", times=1), call_of("nan", "always"))
     assert once == FILM
     assert told(always) == (FailureClass.NUMERIC, 2)
     assert len(read(diary, "always")) == 2
@@ -235,27 +235,27 @@ def test_nan_is_tried_once_more(nodes: Nodes, diary: Path, storage_settings: Sto
 
 
 def test_memory_that_the_machine_refuses_is_told_from_other_losses(nodes: Nodes, diary: Path, storage_settings: StorageSettings) -> None:
-    once, always = ends(actors(diary, storage_settings), order("no_address_space", "once", times=1), order("no_address_space", "always"))
+    once, always = ends(actors(diary, storage_settings), call_of("no_address_space", "once", times=1), call_of("no_address_space", "always"))
     assert once == FILM
     assert told(always) == (FailureClass.HOST_OOM, 2)
     assert "MemoryError" in always.trace
 
 
 def test_a_rank_that_hangs_is_noticed_by_the_pace_of_earlier_windows(nodes: Nodes, diary: Path, storage_settings: StorageSettings) -> None:
-    (stuck,) = ends(gangs(diary, storage_settings, degree=2, floor_seconds=8), order("hang", "stuck"))
+    (stuck,) = ends(gangs(diary, storage_settings, degree=2, floor_seconds=8), call_of("hang", "stuck"))
     assert told(stuck) == (FailureClass.GANG_LOST, 2)
-    silence = re.search(r"gave no sign for (\S+) s", str(stuck))
-    assert silence is not None and 8 <= float(silence[1]) < PATIENCE_SECONDS  # the floor, or learnt from a slow first window; not the longest bound
+    silence = re.search(r"made no progress for (\S+) s", str(stuck))
+    assert silence is not None and 8 <= float(silence[1]) < LONG_SECONDS  # the floor, or learnt from a slow first window; not the longest bound
     assert "1: " in stuck.trace
     assert "stuck_in_a_collective" in stuck.trace  # where each rank stands
 
 
 def test_the_same_bug_everywhere_stops_the_run(nodes: Nodes, diary: Path, storage_settings: StorageSettings) -> None:
     reasons: list[str] = []
-    bugs = ends(gangs(diary, storage_settings, stop=reasons.append), *(order("bug", name) for name in "abc"))
+    bugs = ends(gangs(diary, storage_settings, stop=reasons.append), *(call_of("bug", name) for name in "abc"))
     assert [told(bug) for bug in bugs] == [(FailureClass.CODE, 1)] * 3
     (reason,) = reasons
-    assert "generate failed for 3 orders with the same error" in reason
+    assert "generate failed for 3 calls with the same error" in reason
     assert "KeyError" in reason
 
 
@@ -267,11 +267,12 @@ def test_work_on_a_lost_node_goes_on_elsewhere(degree: int, nodes: Nodes, diary:
     async def work() -> Any:
         begun = asyncio.Event()
 
-        def on_part(part: Any) -> None:
+        def on_progress(part: Any) -> None:
             heard.append(part)
-            begun.set()
+            if isinstance(part, Yielded):
+                begun.set()
 
-        film = asyncio.create_task(pool.run(order("hang", "film", times=1), on_part))
+        film = asyncio.create_task(pool.run(call_of("hang", "film", times=1), on_progress))
         await begun.wait()
         nodes.add()  # in this thread, as Ray asks for
         nodes.lose(read(diary, "film")[0]["node"])
@@ -280,7 +281,7 @@ def test_work_on_a_lost_node_goes_on_elsewhere(degree: int, nodes: Nodes, diary:
     assert closing(pool, work()) == FILM
     first, last = read(diary, "film")[0]["node"], read(diary, "film")[-1]["node"]
     assert first != last
-    assert [part for part in heard if not isinstance(part, WorkSeconds)] == [CHUNKS[0], *CHUNKS, FILM]
+    assert [progress.value for progress in heard if isinstance(progress, Yielded)] == [CHUNKS[0], *CHUNKS, FILM]
 
 
 def test_a_process_that_eats_its_machines_memory_is_ended_and_given_up(
@@ -294,6 +295,6 @@ def test_a_process_that_eats_its_machines_memory_is_ended_and_given_up(
         ray.shutdown()
     local = ClusterSettings(kind="local", address=None, cpus=1, object_store_bytes=OBJECT_STORE, log_level="error", worker_output=False)
     with cluster(local):
-        (hog,) = ends(actors(diary, storage_settings), order("hog", "hog"))
+        (hog,) = ends(actors(diary, storage_settings), call_of("hog", "hog"))
     assert told(hog) == (FailureClass.HOST_OOM, 2)
     assert "its machine ran out of memory" in str(hog)

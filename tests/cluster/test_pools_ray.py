@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from pooled import PATIENCE_SECONDS, closing, gang_settings
+from pooled import LONG_SECONDS, actor_pool_of, closing, gang_pool_of, gang_settings
 from ray import cloudpickle
 
 from infinitedub.launch.cluster import cluster
-from infinitedub.pipeline.pools.actors import ActorPool
+from infinitedub.pipeline.pools.calls import CallLabel, StageCall, Yielded
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
-from infinitedub.pipeline.pools.gangs import GangPool
-from infinitedub.pipeline.pools.pool import CallLabel, StageCall, WorkSeconds
-from infinitedub.pipeline.pools.retry import FailureClass, RetriesExhausted, RetryPolicy
+from infinitedub.pipeline.pools.failures import FailureClass, RetriesExhausted
+from infinitedub.pipeline.pools.pool import Pool
+from infinitedub.pipeline.pools.retry import RetryPolicy
 from infinitedub.pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.contract import Files, Rank
@@ -74,7 +74,7 @@ class Diary:
 
 
 @dataclass
-class DoesAsTold:
+class FollowsOrders:
     """A stage whose first argument says what is to happen to its process."""
 
     diary: Diary
@@ -106,7 +106,8 @@ class DoesAsTold:
             yield chunks[-1]
         yield Clip(0, Span(0, 3), tuple(chunks))
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.diary.note("closed")
 
 
 class Unpicklable(Exception):
@@ -155,7 +156,8 @@ class AddsUp:
             dist.all_reduce(number)
         return int(number)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.diary.note("closed", rank=self.rank.index)
 
 
 @pytest.fixture
@@ -163,34 +165,34 @@ def diary(tmp_path: Path) -> Diary:
     return Diary(tmp_path / "diary")
 
 
-def actor_settings(actors: int = 1, cpus: float = 0.1, watchdog_seconds: float = PATIENCE_SECONDS) -> ActorSettings:
+def actor_settings(actors: int = 1, cpus: float = 0.1, watchdog_seconds: float = LONG_SECONDS) -> ActorSettings:
     return ActorSettings(actors=actors, cpus=cpus, gpus=0, memory_bytes=None, threads=1, watchdog_seconds=watchdog_seconds)
 
 
-def actor_pool(diary: Diary, storage_settings: StorageSettings, settings: ActorSettings, placement_seconds: float = PLACEMENT_SECONDS) -> ActorPool:
-    return ActorPool("ingest", DoesAsTold(diary), settings, storage_settings, placement_seconds=placement_seconds, patience=patience())
+def actor_pool(diary: Diary, storage_settings: StorageSettings, settings: ActorSettings, placement_seconds: float = PLACEMENT_SECONDS) -> Pool:
+    return actor_pool_of(FollowsOrders(diary), settings, storage_settings, retry_policy(), placement_seconds)
 
 
-def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int) -> GangPool:
+def gang_pool(diary: Diary, storage_settings: StorageSettings, degree: int) -> Pool:
     settings = gang_settings(floor_seconds=20, settle_seconds=15)
-    return GangPool("generate", AddsUp(diary), degree, settings, storage_settings, placement_seconds=PLACEMENT_SECONDS, patience=patience())
+    return gang_pool_of(AddsUp(diary), degree, settings, storage_settings, retry_policy())
 
 
-def patience() -> RetryPolicy:
+def retry_policy() -> RetryPolicy:
     return RetryPolicy(RETRY, CircuitBreaker(100, print))
 
 
-def order(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> StageCall:
+def call_of(deed: str, name: str, priority: float = 0.0, stage: str = "ingest") -> StageCall:
     return StageCall(stage, name, (deed, name), CallLabel(name), (priority,))
 
 
-def unheard(part: Any) -> None:
-    """For orders whose parts do not matter."""
+def ignore(part: Any) -> None:
+    """For calls whose progress does not matter."""
 
 
 def made(heard: list[Any]) -> list[Any]:
-    """The parts that a stage yielded."""
-    return [part for part in heard if not isinstance(part, WorkSeconds)]
+    """The records that a stage yielded."""
+    return [progress.value for progress in heard if isinstance(progress, Yielded)]
 
 
 def alive(pid: int) -> bool:
@@ -214,17 +216,18 @@ def test_actors_give_records_and_parts_and_outlive_bad_input(diary: Diary, stora
     heard: list[Any] = []
 
     async def work() -> None:
-        assert await pool.run(order("", "four"), unheard) == Span(0, 4)
+        assert await pool.run(call_of("", "four"), ignore) == Span(0, 4)
         with pytest.raises(BadInput, match=r"^five: audio is 0 s long$") as refused:
-            await pool.run(order("refuse", "five"), unheard)
+            await pool.run(call_of("refuse", "five"), ignore)
         assert type(refused.value) is BadInput
-        clip = await pool.run(order("windows", "film"), heard.append)
+        clip = await pool.run(call_of("windows", "film"), heard.append)
         assert isinstance(clip, Clip)
         assert made(heard) == [*clip.chunks, clip]
         assert [Path(chunk.picture.uri).read_text() for chunk in clip.chunks] == ["film 0", "film 1", "film 2"]
 
     closing(pool, work())
     (opened,) = diary.read("opened")
+    assert [deed["pid"] for deed in diary.read("closed")] == [opened["pid"]]  # the stage is closed before its process ends
     assert (opened["device"], opened["threads"]) == ("cpu", "1")
     assert {deed["pid"] for name in ("four", "five", "film") for deed in diary.read(name)} == {opened["pid"]}
     assert gone({opened["pid"]})
@@ -236,7 +239,7 @@ def test_a_committed_record_holds(diary: Diary, storage_settings: StorageSetting
     async def work() -> list[Any]:
         first = StageCall("ingest", "key", ("", "four"), CallLabel("a"), (0.0,))
         later = StageCall("ingest", "key", ("", "longer"), CallLabel("b"), (0.0,))
-        return [await pool.run(first, unheard), await pool.run(later, unheard)]
+        return [await pool.run(first, ignore), await pool.run(later, ignore)]
 
     assert closing(pool, work()) == [Span(0, 4), Span(0, 4)]
 
@@ -246,7 +249,7 @@ def test_lost_workers_are_replaced_and_poison_is_given_up(diary: Diary, storage_
 
     async def work() -> list[Any]:
         deeds = {"poison": "die", "unlucky": "die once", "one": "", "two": "", "three": ""}
-        return await asyncio.gather(*(pool.run(order(deed, name), unheard) for name, deed in deeds.items()), return_exceptions=True)
+        return await asyncio.gather(*(pool.run(call_of(deed, name), ignore) for name, deed in deeds.items()), return_exceptions=True)
 
     poison, *others = closing(pool, work())
     assert isinstance(poison, RetriesExhausted)
@@ -261,8 +264,8 @@ def test_a_bug_comes_through_with_its_traceback_and_costs_the_process(diary: Dia
 
     async def work() -> RetriesExhausted:
         with pytest.raises(RetriesExhausted, match="Unpicklable: crash of size 7") as bug:
-            await pool.run(order("bug", "crash"), unheard)
-        assert await pool.run(order("", "four"), unheard) == Span(0, 4)
+            await pool.run(call_of("bug", "crash"), ignore)
+        assert await pool.run(call_of("", "four"), ignore) == Span(0, 4)
         return bug.value
 
     bug = closing(pool, work())
@@ -275,9 +278,9 @@ def test_kill_9_and_silence_are_survived(diary: Diary, storage_settings: Storage
     pool = actor_pool(diary, storage_settings, actor_settings(watchdog_seconds=30))
 
     async def work() -> list[Any]:
-        hit = asyncio.create_task(pool.run(order("hang", "shot"), unheard))
+        hit = asyncio.create_task(pool.run(call_of("hang", "shot"), ignore))
         os.kill((await diary.written("shot"))[0]["pid"], signal.SIGKILL)
-        return [await hit, await pool.run(order("hang", "silent"), unheard)]
+        return [await hit, await pool.run(call_of("hang", "silent"), ignore)]
 
     assert closing(pool, work()) == [Span(0, 4), Span(0, 6)]
     assert len(diary.read("shot")) == len(diary.read("silent")) == 2
@@ -287,9 +290,9 @@ def test_a_cancelled_run_frees_its_place_and_ends_its_worker(diary: Diary, stora
     pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> None:
-        stuck = asyncio.create_task(pool.run(order("hang", "stuck"), unheard))
-        last = asyncio.create_task(pool.run(order("", "last", 2.0), unheard))
-        soon = asyncio.create_task(pool.run(order("", "soon", 1.0), unheard))
+        stuck = asyncio.create_task(pool.run(call_of("hang", "stuck"), ignore))
+        last = asyncio.create_task(pool.run(call_of("", "last", 2.0), ignore))
+        soon = asyncio.create_task(pool.run(call_of("", "soon", 1.0), ignore))
         await diary.written("stuck")
         stuck.cancel()
         await asyncio.gather(stuck, return_exceptions=True)
@@ -307,7 +310,7 @@ def test_close_breaks_off_what_is_going_on(diary: Diary, storage_settings: Stora
     pool = actor_pool(diary, storage_settings, actor_settings())
 
     async def work() -> None:
-        runs = [asyncio.create_task(pool.run(order("hang", "stuck"), unheard)), asyncio.create_task(pool.run(order("", "waits"), unheard))]
+        runs = [asyncio.create_task(pool.run(call_of("hang", "stuck"), ignore)), asyncio.create_task(pool.run(call_of("", "waits"), ignore))]
         await diary.written("stuck")
         await pool.close()
         await asyncio.wait_for(asyncio.gather(*runs, return_exceptions=True), 60)
@@ -321,7 +324,7 @@ def test_close_breaks_off_what_is_going_on(diary: Diary, storage_settings: Stora
 def test_no_room_is_said(diary: Diary, storage_settings: StorageSettings) -> None:
     pool = actor_pool(diary, storage_settings, actor_settings(cpus=64), placement_seconds=1)
     with pytest.raises(ConfigError, match=r"ingest: no node had room for 64 CPU, 0 GPU within 1 s; the cluster has .*: 2 CPU, 0 GPU.*pools\.ingest"):
-        closing(pool, pool.run(order("", "big"), unheard))
+        closing(pool, pool.run(call_of("", "big"), ignore))
 
 
 @pytest.mark.parametrize("degree", [1, 2])
@@ -331,8 +334,8 @@ def test_a_gang_works_together(degree: int, diary: Diary, storage_settings: Stor
 
     async def work() -> Any:
         with pytest.raises(BadInput, match=r"^portrait: no face$"):
-            await pool.run(order("refuse", "portrait", stage="generate"), unheard)
-        return await pool.run(order("", "film", stage="generate"), heard.append)
+            await pool.run(call_of("refuse", "portrait", stage="generate"), ignore)
+        return await pool.run(call_of("", "film", stage="generate"), heard.append)
 
     clip = closing(pool, work())
     ranks = range(1, degree + 1)
@@ -340,6 +343,7 @@ def test_a_gang_works_together(degree: int, diary: Diary, storage_settings: Stor
     assert made(heard) == [*clip.chunks, clip]
     opened = diary.read("opened")
     assert sorted((deed["rank"], deed["world"]) for deed in opened) == [(rank, degree) for rank in range(degree)]  # refused, but not rebuilt
+    assert sorted(deed["rank"] for deed in diary.read("closed")) == list(range(degree))
     assert gone({deed["pid"] for deed in opened})
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
 
@@ -349,7 +353,7 @@ def test_a_broken_gang_is_rebuilt_and_the_order_tried_again(diary: Diary, storag
     heard: list[Any] = []
 
     async def work() -> list[Any]:
-        return [await pool.run(order(deed, deed, stage="generate"), heard.append) for deed in ("die once", "hang once")]
+        return [await pool.run(call_of(deed, deed, stage="generate"), heard.append) for deed in ("die once", "hang once")]
 
     clips = closing(pool, work())
     for clip in clips:
@@ -368,7 +372,7 @@ def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: 
     async def work() -> list[Any]:
         jobs = [("die", "poison", 0.0), ("", "film", 1.0), ("bug", "bug", 2.0)]
         return await asyncio.gather(
-            *(pool.run(order(deed, name, priority, "generate"), unheard) for deed, name, priority in jobs), return_exceptions=True
+            *(pool.run(call_of(deed, name, priority, "generate"), ignore) for deed, name, priority in jobs), return_exceptions=True
         )
 
     poison, clip, bug = closing(pool, work())

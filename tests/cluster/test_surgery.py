@@ -10,7 +10,7 @@ import pytest
 from infinitedub.launch import cli
 from infinitedub.pipeline.state.run_log import latest_run, read_events, read_run
 from infinitedub.pipeline.storage.storage import Storage
-from infinitedub.stages.media.video import read_all, write_lossless
+from infinitedub.stages.media.video_io import read_all, write_lossless
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infinitedub.pipeline.verify.networks import build_transformer
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
-from infinitedub.stages.model.weights.checkpoint import Loaded
+from infinitedub.stages.model.weights.checkpoint import InMemoryCheckpoint
 
 HERE = Path(__file__).parent
 
@@ -25,9 +25,9 @@ def facts(name: str) -> dict:
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def weights(name: str, prefix: str = "w.") -> Loaded:
+def weights(name: str, prefix: str = "w.") -> InMemoryCheckpoint:
     """The tensors of a fixture whose names begin with `prefix`, without it."""
-    return Loaded(name, {key.removeprefix(prefix): tensor for key, tensor in golden(name).items() if key.startswith(prefix)})
+    return InMemoryCheckpoint(name, {key.removeprefix(prefix): tensor for key, tensor in golden(name).items() if key.startswith(prefix)})
 
 
 def denoiser(name: str, dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.generate.parallel import XfuserUlysses, join, leave
-from infinitedub.stages.generate.settings import ParallelSettings
-from infinitedub.stages.model.shards import Alone, Shards
+from infinitedub.stages.engines.parallel import XfuserUlysses, join, leave
+from infinitedub.stages.engines.settings import ParallelSettings
+from infinitedub.stages.model.shards import Shards, SingleDevice
 from tests.golden.read import denoiser, golden
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -33,7 +33,7 @@ def forward(name: str, dtype: torch.dtype, device: str, shards: Shards) -> torch
 def test_the_gpu_makes_what_the_release_makes(name: str, dtype: str, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    made = forward(name, DTYPES[dtype], "cuda", Alone())
+    made = forward(name, DTYPES[dtype], "cuda", SingleDevice())
     assert made.isfinite().all()
     assert (made - golden(name)["out"]).abs().max() < TOLERANCES[dtype]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from infinitedub.stages.model.offload import offload
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 from tests.golden.read import denoiser, golden
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -19,8 +19,8 @@ def test_a_denoiser_whose_blocks_wait_in_host_memory_makes_the_same_bits(name: s
     latents = torch.cat([given["in.x"][None], given["in.y"]], dim=1)
 
     def flow() -> torch.Tensor:
-        told = network.embed(given["in.context"][None], given["in.clip_fea"], given["in.audio"])
-        return network(latents, given["in.t"], told, given["in.ref_target_masks"], shards=Alone())
+        conditioning = network.embed(given["in.context"][None], given["in.clip_fea"], given["in.audio"])
+        return network(latents, given["in.t"], conditioning, given["in.ref_target_masks"], shards=SingleDevice())
 
     wanted, held = flow(), torch.cuda.memory_allocated()
     offload(network.blocks)

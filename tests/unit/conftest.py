@@ -1,4 +1,4 @@
-"""Fixtures that tests of several rooms share."""
+"""Fixtures that tests of several folders share."""
 
 import hashlib
 import shutil
@@ -21,25 +21,25 @@ T = TypeVar("T")
 
 
 class LocalFiles:
-    """`infinitedub.stages.contract.Files` in one folder: what is kept lies under `kept/`, what is delivered under `delivered/`."""
+    """`infinitedub.stages.contract.Files` in one folder: artifacts lie under `kept/`, delivered files under `delivered/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.delivered: list[str] = []  # names, in the order of delivery
-        self.remembered: dict[int, Any] = {}  # by number; of one result, so to be emptied between two
+        self.remembered: dict[int, Any] = {}  # checkpoints by number; of one stage call, so cleared between two
         self._count = 0
 
     def fetch(self, what: Artifact | str) -> Path:
         path = Path(what.uri if isinstance(what, Artifact) else what.removeprefix("file://"))
         if not path.is_file():
-            raise BadInput(f"{path} is not there; correct the path in the catalogue")
+            raise BadInput(f"{path} does not exist; correct the path in the catalogue")
         return path
 
     def store(self, path: Path, kind: str) -> Artifact:
         data = path.read_bytes()
-        place = self._fresh("kept") / path.name
-        shutil.move(path, place)
-        return Artifact(str(place), hashlib.sha256(data).hexdigest(), len(data), kind)
+        stored = self._fresh_folder("kept") / path.name
+        shutil.move(path, stored)
+        return Artifact(str(stored), hashlib.sha256(data).hexdigest(), len(data), kind)
 
     def load_checkpoint(self, number: int, type_: type[T]) -> T | None:
         return self.remembered.get(number)
@@ -48,18 +48,18 @@ class LocalFiles:
         return self.remembered.setdefault(number, record)
 
     def scratch(self) -> Path:
-        return self._fresh("scratch")
+        return self._fresh_folder("scratch")
 
     def deliver(self, path: Path, name: str) -> str:
-        place = self.root / "delivered" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
+        target = self.root / "delivered" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
         self.delivered.append(name)
-        return str(place)
+        return str(target)
 
-    def _fresh(self, under: str) -> Path:
+    def _fresh_folder(self, parent: str) -> Path:
         self._count += 1
-        folder = self.root / under / str(self._count)
+        folder = self.root / parent / str(self._count)
         folder.mkdir(parents=True)
         return folder
 
@@ -69,13 +69,13 @@ def files(tmp_path: Path) -> LocalFiles:
     return LocalFiles(tmp_path / "files")
 
 
-def still(number: int, size: tuple[int, int]) -> np.ndarray:
-    """A frame that tells its number by its grey level, which survives any encoding."""
+def numbered_frame(number: int, size: tuple[int, int]) -> np.ndarray:
+    """A frame whose grey level encodes its number, which survives any encoding."""
     return np.full((size[1], size[0], 3), 20 + 3 * number, np.uint8)
 
 
-class Studio:
-    """Makes small media files with any property that users' files may have."""
+class MediaFactory:
+    """Writes small media files with any property that files of users may have."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,13 +94,13 @@ class Studio:
         matrix: tuple[int, int, int, int] | None = None,  # (a, b, c, d) of the display matrix
         sound: np.ndarray | None = None,  # int16 (channels, samples) at 16 kHz
         options: dict[str, str] | None = None,
-        touch: Callable[[Any], None] = lambda stream: None,
+        configure: Callable[[Any], None] = lambda stream: None,
     ) -> Path:
-        """A video file; given a number, that many frames which tell their number by their level."""
+        """A video file; given a number, this many frames whose grey level encodes their number."""
         import av
 
         path = self.folder / name
-        pictures = [still(number, size) for number in range(frames)] if isinstance(frames, int) else frames
+        pictures = [numbered_frame(number, size) for number in range(frames)] if isinstance(frames, int) else frames
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=Fraction(rate), options=options or {})
             stream.height, stream.width = pictures[0].shape[:2]
@@ -109,7 +109,7 @@ class Studio:
             stream.codec_context.time_base = tick
             if aspect is not None:
                 stream.codec_context.sample_aspect_ratio = aspect
-            touch(stream)
+            configure(stream)
             voice = None if sound is None else container.add_stream("aac" if path.suffix != ".mkv" else "flac", rate=16000, layout="mono")
             for number, pixels in enumerate(pictures):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
@@ -119,7 +119,7 @@ class Studio:
             if voice is not None and sound is not None:
                 self._encode(container, voice, sound, 16000, "mono")
         if matrix is not None:
-            self._turn(path, matrix)
+            self._set_display_matrix(path, matrix)
         return path
 
     def sound(self, name: str, samples: np.ndarray, rate: int = 16000, *, codec: str = "pcm_s16le", layout: str | None = None) -> Path:
@@ -134,7 +134,7 @@ class Studio:
         return path
 
     def speech(self, name: str = "speech.wav", seconds: float = 0.5, rate: int = 16000) -> Path:
-        """Something audible in one channel."""
+        """A tone in one channel."""
         tone = np.sin(np.arange(round(seconds * rate)) * 2 * np.pi * 220 / rate)
         return self.sound(name, (tone * 12000).astype(np.int16)[None], rate)
 
@@ -149,39 +149,39 @@ class Studio:
         container.mux(stream.encode(None))
 
     @staticmethod
-    def _turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
-        """Writes a display matrix where the MP4 has the one that turns nothing."""
+    def _set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
+        """Replaces the identity display matrix of an MP4."""
 
         def packed(a: int, b: int, c: int, d: int) -> bytes:
             return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
 
         data = path.read_bytes()
-        place = data.index(packed(1, 0, 0, 1), data.index(b"tkhd"))
-        path.write_bytes(data[:place] + packed(*matrix) + data[place + 36 :])
+        offset = data.index(packed(1, 0, 0, 1), data.index(b"tkhd"))
+        path.write_bytes(data[:offset] + packed(*matrix) + data[offset + 36 :])
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Studio:
-    folder = tmp_path / "studio"
+def media(tmp_path: Path) -> MediaFactory:
+    folder = tmp_path / "media"
     folder.mkdir()
-    return Studio(folder)
+    return MediaFactory(folder)
 
 
 @pytest.fixture
-def portrait(studio: Studio) -> Path:
+def portrait(media: MediaFactory) -> Path:
     from PIL import Image
 
-    path = studio.folder / "portrait.png"
+    path = media.folder / "portrait.png"
     Image.fromarray(gradient()).save(path)
     return path
 
 
 @pytest.fixture
-def numbers() -> Callable[[Path], list[int]]:
-    """Reads the numbers back that `Studio.footage` wrote into its frames."""
+def frame_numbers() -> Callable[[Path], list[int]]:
+    """Reads back the numbers that `MediaFactory.footage` encoded in its frames."""
 
     def read(path: Path) -> list[int]:
-        from infinitedub.stages.media.video import read_all
+        from infinitedub.stages.media.video_io import read_all
 
         return [round((float(frame.mean()) - 20) / 3) for frame in read_all(path)]
 

@@ -1,4 +1,4 @@
-"""Ingest with the shipped settings, and what it made."""
+"""Runs ingest with the shipped settings and reads its results."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from PIL import Image
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.ingest.settings import IngestSettings
 from infinitedub.stages.ingest.stage import IngestStage
-from infinitedub.stages.media.sound import sample_blocks
+from infinitedub.stages.media.audio_io import sample_blocks
 from infinitedub.stages.records import Box, Material, Source, Speaker, Turns
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "ingest" / "default.yaml"
@@ -19,7 +19,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "ingest" / "default.yaml"
 def ingest(
     files: Any, picture: Path, *speech: Path, boxes: tuple[Box | None, ...] = (None, None), turns: Turns = Turns.TOGETHER, **changes: Any
 ) -> Source:
-    """The source of this material; `changes` are settings."""
+    """The source that ingest makes of this material; `changes` are settings."""
     stage = IngestStage(IngestSettings(**{**yaml.safe_load(CONF.read_text()), "fps": 25, **changes}))
     stage.open(Rank())
     speakers = tuple(Speaker(str(path), box) for path, box in zip(speech, boxes, strict=False))
@@ -35,7 +35,7 @@ def samples(files: Any, source: Source, voice: int = 0) -> np.ndarray:
 
 
 def gradient(width: int = 64, height: int = 48) -> np.ndarray:
-    """A picture in which every direction is told apart."""
+    """A picture that differs from itself under every rotation and mirroring."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full_like(x, 60)], -1).astype(np.uint8)
 

@@ -12,7 +12,7 @@ from infinitedub.launch.compose import checked, compose
 from infinitedub.pipeline.catalogue.rows import BadRow, Catalogue
 from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.run import driver
-from infinitedub.pipeline.run.driver import Outcome, run_jobs
+from infinitedub.pipeline.run.batch import Outcome, run_catalogue
 from infinitedub.pipeline.run.stage_registry import StageSpec
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.storage.storage import Storage
@@ -152,15 +152,17 @@ class Rehearsal:
             picture.write_text(f"the face of {name}")
         return Job(name, Material(str(picture), (Speaker(str(picture), None),), Turns.TOGETHER), None, Prompt("a person", ""), 7)
 
+    def start_cluster(self) -> None:
+        self.clusters += 1
+
     def dub(self, *jobs: Job, forced_rerun: ForcedRerun | None = None, bad: tuple[BadRow, ...] = ()) -> Outcome:
         """A run of its own; `calls` are those of this run."""
         self.calls.clear()
 
-        def raise_cluster() -> None:
-            self.clusters += 1
-
         catalogue, overrides = Catalogue(jobs, bad), ["catalogue=rows.jsonl"]
-        return asyncio.run(run_jobs(self.config, catalogue, self.storage, raise_cluster, overrides=overrides, parent=None, forced_rerun=forced_rerun))
+        return asyncio.run(
+            run_catalogue(self.config, catalogue, self.storage, self.start_cluster, overrides=overrides, parent=None, forced_rerun=forced_rerun)
+        )
 
     def called(self) -> Counter[str]:
         return Counter(verb for verb, _, _ in self.calls if verb != "window")

@@ -17,7 +17,7 @@ GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in (
 TOP = "|".join(sorted({group.split("/")[0] for group in GROUPS} | {"rows", "on_bad_row"}))
 OVERRIDE = re.compile(rf"(?<![\w./{{-])((?:{TOP})(?:[./][a-z_0-9]+)*)=([^\s,;:)'\"`\]]+)")
 VERB = re.compile(r"(?<![\w./-])dub ([a-z]+)\b(?! *=)")
-PROSE = {"a", "again", "on", "the"}  # after "dub" as a word of a sentence
+PROSE = {"a", "again", "footage", "on", "the"}  # after "dub" as a word of a sentence
 PLACEHOLDER = re.compile(r"^[A-Z]+$|_[A-Z]+$|\.\.\.|…")
 
 

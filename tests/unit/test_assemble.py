@@ -1,4 +1,4 @@
-"""Assemble: frames in order, speech to the sample, one file that is the same every time."""
+"""Assemble: frames in order, every sample of the speech unchanged, the same bytes for the same input."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import yaml
 
-from infinitedub.stages.assemble.joining import joined
+from infinitedub.stages.assemble.chunk_order import chunks_in_order
 from infinitedub.stages.assemble.settings import AssembleSettings
-from infinitedub.stages.assemble.soundtrack import Part, soundtrack
+from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, VoiceTrack, build_soundtrack
 from infinitedub.stages.assemble.stage import AssembleStage
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.media.sound import planar, write_flac
-from infinitedub.stages.media.video import write_lossless
+from infinitedub.stages.media.audio_io import planar_samples, write_flac
+from infinitedub.stages.media.video_io import write_lossless
 from infinitedub.stages.records import Artifact, Chunk, Clip, Film, Source, Span, Voice
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "assemble" / "default.yaml"
-NOWHERE = Artifact("nowhere", "", 0, "picture/png")
+NO_FILE = Artifact("no-file", "", 0, "picture/png")
 
 
 def assemble(files, source: Source, *clips: Clip, **changes) -> Film:
@@ -31,15 +31,15 @@ def numbered(start: int, stop: int, size: tuple[int, int] = (48, 64)) -> list[np
     return [np.full((*size, 3), 20 + 3 * number, np.uint8) for number in range(start, stop)]
 
 
-def clip(files, index: int, start: int, *parts: int, size: tuple[int, int] = (48, 64)) -> Clip:
-    """A clip that begins at frame `start`, in chunks of so many frames, every frame telling its number by its level."""
-    chunks, reached = [], start
-    for frames in parts:
+def clip(files, index: int, start: int, *chunk_frames: int, size: tuple[int, int] = (48, 64)) -> Clip:
+    """A clip that begins at frame `start`, in chunks of these many frames; the grey level of a frame encodes its number."""
+    chunks, stop = [], start
+    for frames in chunk_frames:
         path = files.scratch() / "chunk.mkv"
-        write_lossless(path, numbered(reached, reached + frames, size), 25.0)
+        write_lossless(path, numbered(stop, stop + frames, size), 25.0)
         chunks.append(Chunk(len(chunks), files.store(path, "chunk/mkv"), frames))
-        reached += frames
-    return Clip(index, Span(start, reached), tuple(chunks))
+        stop += frames
+    return Clip(index, Span(start, stop), tuple(chunks))
 
 
 def voice(files, samples: np.ndarray, rate: int = 16000, start: int = 0, layout: str | None = None) -> Voice:
@@ -49,7 +49,7 @@ def voice(files, samples: np.ndarray, rate: int = 16000, start: int = 0, layout:
 
 
 def source(*voices: Voice, fps: float = 25.0) -> Source:
-    return Source(NOWHERE, False, 64, 48, fps, 1, voices)
+    return Source(NO_FILE, False, 64, 48, fps, 1, voices)
 
 
 def noise(channels: int, count: int, bits: int = 16, seed: int = 0) -> np.ndarray:
@@ -59,47 +59,47 @@ def noise(channels: int, count: int, bits: int = 16, seed: int = 0) -> np.ndarra
     return rng.integers(-(2**23), 2**23, (channels, count)).astype(np.int32) << 8
 
 
-def heard(files, film: Film) -> np.ndarray:
+def film_samples(files, film: Film) -> np.ndarray:
     with av.open(str(files.fetch(film.file))) as container:
-        return np.concatenate([planar(frame) for frame in container.decode(audio=0)], axis=1)
+        return np.concatenate([planar_samples(frame) for frame in container.decode(audio=0)], axis=1)
 
 
-def shown(files, film: Film) -> list[np.ndarray]:
+def film_frames(files, film: Film) -> list[np.ndarray]:
     with av.open(str(files.fetch(film.file))) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def test_clips_and_chunks_follow_each_other(files) -> None:
+def test_clips_and_chunks_are_joined_in_order(files) -> None:
     film = assemble(files, source(voice(files, noise(1, 16000))), clip(files, 0, 0, 10, 7), clip(files, 1, 17, 3), clip(files, 2, 20, 5, 5))
     assert (film.frames, film.fps, film.file.kind) == (30, 25.0, "film/mp4")
-    assert [round((float(frame.mean()) - 20) / 3) for frame in shown(files, film)] == list(range(30))
+    assert [round((float(frame.mean()) - 20) / 3) for frame in film_frames(files, film)] == list(range(30))
 
 
 @pytest.mark.parametrize("bits", [16, 24])
 @pytest.mark.parametrize(("channels", "rate"), [(1, 16000), (2, 44100), (2, 48000), (6, 48000), (1, 8000), (2, 96000), (1, 192000)])
-def test_one_voice_is_in_the_film_to_the_sample(files, channels: int, rate: int, bits: int) -> None:
-    given = noise(channels, rate * 3 // 5, bits)
-    film = assemble(files, source(voice(files, given, rate, start=1000)), clip(files, 0, 0, 25))
-    got = heard(files, film)
+def test_one_voice_keeps_every_sample(files, channels: int, rate: int, bits: int) -> None:
+    original = noise(channels, rate * 3 // 5, bits)
+    film = assemble(files, source(voice(files, original, rate, start=1000)), clip(files, 0, 0, 25))
+    got = film_samples(files, film)
     assert got.shape == (channels, rate)
-    assert np.array_equal(got[:, 1000 : 1000 + given.shape[1]], given)
+    assert np.array_equal(got[:, 1000 : 1000 + original.shape[1]], original)
     assert not got[:, :1000].any()
-    assert not got[:, 1000 + given.shape[1] :].any()
+    assert not got[:, 1000 + original.shape[1] :].any()
 
 
 @pytest.mark.parametrize(("samples", "drift"), [(16000, 0.0), (16320, 20.0), (8000, -500.0)])
-def test_sound_ends_with_the_picture_and_the_drift_is_told(files, samples: int, drift: float) -> None:
-    given = noise(1, samples)
-    film = assemble(files, source(voice(files, given)), clip(files, 0, 0, 25))
+def test_audio_is_cut_or_padded_to_the_video_and_drift_is_recorded(files, samples: int, drift: float) -> None:
+    original = noise(1, samples)
+    film = assemble(files, source(voice(files, original)), clip(files, 0, 0, 25))
     assert film.drift_ms == pytest.approx(drift)
-    got = heard(files, film)
+    got = film_samples(files, film)
     assert got.shape == (1, 16000)
-    assert np.array_equal(got[:, :samples], given[:, :16000])
+    assert np.array_equal(got[:, :samples], original[:, :16000])
 
 
-def test_a_voice_that_begins_after_the_film_is_not_heard(files) -> None:
+def test_a_voice_that_begins_after_the_film_is_dropped(files) -> None:
     film = assemble(files, source(voice(files, noise(1, 100), start=50000)), clip(files, 0, 0, 5))
-    assert not heard(files, film).any()
+    assert not film_samples(files, film).any()
 
 
 def test_two_voices_are_added(files) -> None:
@@ -108,46 +108,49 @@ def test_two_voices_are_added(files) -> None:
     want = np.zeros((1, 9600), np.int64)
     want[:, :4000] += first
     want[:, 3000:9000] += second
-    assert np.array_equal(heard(files, film), want << 16)
+    assert np.array_equal(film_samples(files, film), want << 16)
 
 
-def test_a_sum_that_would_clip_is_turned_down_as_a_whole(files, caplog) -> None:
+def test_a_mix_that_would_clip_is_attenuated_as_a_whole(files, caplog) -> None:
     first = np.full((1, 9600), 30000, np.int16)
     second = (np.sin(np.arange(9600) / 7) * 20000).astype(np.int16)[None]
     film = assemble(files, source(voice(files, first), voice(files, second)), clip(files, 0, 0, 15))
     want = (first.astype(float) + second) / (first.astype(float) + second).max()
-    assert np.abs(heard(files, film) / 2**31 - want).max() < 1e-6
-    assert "turned down" in caplog.text
+    assert np.abs(film_samples(files, film) / 2**31 - want).max() < 1e-6
+    assert "attenuated" in caplog.text
 
 
-def test_a_sum_that_fits_is_left_alone(files, caplog) -> None:
+def test_a_mix_that_fits_is_not_attenuated(files, caplog) -> None:
     voices = [voice(files, np.full((1, 9600), level, np.int16)) for level in (16000, 16767)]
     film = assemble(files, source(*voices), clip(files, 0, 0, 15))
-    assert np.array_equal(heard(files, film), np.full((1, 9600), 32767 << 16))
+    assert np.array_equal(film_samples(files, film), np.full((1, 9600), 32767 << 16))
     assert caplog.text == ""
 
 
-def test_voices_of_two_rates_and_layouts_meet_at_the_richer_one(files) -> None:
+def test_voices_are_mixed_at_the_higher_rate_and_wider_layout(files) -> None:
     def sine(rate: int) -> np.ndarray:
         return (np.sin(2 * np.pi * 300 * np.arange(rate) / rate) * 9000).astype(np.int16)
 
     low, high = sine(16000)[None], np.stack([sine(48000), np.zeros(48000, np.int16)])
-    got = heard(files, assemble(files, source(voice(files, low), voice(files, high, 48000)), clip(files, 0, 0, 25))) / 2**31 * 32768
+    got = film_samples(files, assemble(files, source(voice(files, low), voice(files, high, 48000)), clip(files, 0, 0, 25))) / 2**31 * 32768
     assert got.shape == (2, 48000)
     assert np.abs(got[0] - 2 * sine(48000))[500:-500].max() < 40
     assert np.abs(got[1] - sine(48000))[500:-500].max() < 40
 
 
-def test_voices_in_turn_at_two_rates_begin_where_they_should(files) -> None:
+def test_voices_in_turn_at_two_rates_start_at_the_right_sample(files) -> None:
     first, second = np.full((1, 8000), 5000, np.int16), np.full((1, 22050), 7000, np.int16)
-    got = heard(files, assemble(files, source(voice(files, first, 16000), voice(files, second, 44100, start=22050)), clip(files, 0, 0, 25)))[0] >> 16
+    got = (
+        film_samples(files, assemble(files, source(voice(files, first, 16000), voice(files, second, 44100, start=22050)), clip(files, 0, 0, 25)))[0]
+        >> 16
+    )
     assert np.abs(got[100:21900] - 5000).max() < 20
     assert np.array_equal(got[22200:], np.full(21900, 7000))
 
 
-def test_aac_plays_as_long_and_at_a_rate_it_knows(files) -> None:
-    given = (np.sin(np.arange(15000) / 11) * 9000).astype(np.int16)[None]
-    film = assemble(files, source(voice(files, given, 15000)), clip(files, 0, 0, 25), sound_codec="aac")
+def test_aac_keeps_the_duration_and_uses_a_supported_rate(files) -> None:
+    original = (np.sin(np.arange(15000) / 11) * 9000).astype(np.int16)[None]
+    film = assemble(files, source(voice(files, original, 15000)), clip(files, 0, 0, 25), sound_codec="aac")
     with av.open(str(files.fetch(film.file))) as container:
         stream = container.streams.audio[0]
         assert (stream.codec_context.name, stream.codec_context.sample_rate) == ("aac", 48000)
@@ -156,35 +159,35 @@ def test_aac_plays_as_long_and_at_a_rate_it_knows(files) -> None:
 
 @pytest.mark.parametrize("codec", ["flac", "aac"])
 def test_the_same_input_gives_the_same_bytes(files, codec: str) -> None:
-    made = [source(voice(files, noise(2, 30000), 48000), voice(files, noise(1, 9000, seed=1)))] * 2
+    sources = [source(voice(files, noise(2, 30000), 48000), voice(files, noise(1, 9000, seed=1)))] * 2
     clips = clip(files, 0, 0, 20)
-    first, second = (assemble(files, each, clips, sound_codec=codec, preset="medium") for each in made)
+    first, second = (assemble(files, each, clips, sound_codec=codec, preset="medium") for each in sources)
     assert first.file.sha256 == second.file.sha256
     assert first.file.uri != second.file.uri
 
 
-def test_colours_are_bt709_and_say_so(files) -> None:
+def test_colors_are_bt709_and_tagged(files) -> None:
     y, x = np.mgrid[:48, :64]
-    given = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
+    original = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
     path = files.scratch() / "a.mkv"
-    write_lossless(path, [given] * 5, 25.0)
+    write_lossless(path, [original] * 5, 25.0)
     film = assemble(files, source(voice(files, noise(1, 100))), Clip(0, Span(0, 5), (Chunk(0, files.store(path, "chunk/mkv"), 5),)), crf=1)
     with av.open(str(files.fetch(film.file))) as container:
         frame = next(container.decode(video=0))
         assert frame.format.name == "yuv420p"
         assert [int(tag) for tag in (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)] == [1, 1, 1, 1]
         got = frame.reformat(format="rgb24", src_colorspace=1).to_ndarray().astype(int)
-        assert np.abs(got - given).mean() < 3
+        assert np.abs(got - original).mean() < 3
 
 
-def test_odd_sizes_grow_by_a_copied_row_and_column(files) -> None:
+def test_odd_sizes_are_padded_with_a_copied_row_and_column(files) -> None:
     film = assemble(files, source(voice(files, noise(1, 100))), clip(files, 0, 0, 3, size=(47, 63)))
-    frames = shown(files, film)
+    frames = film_frames(files, film)
     assert {frame.shape for frame in frames} == {(48, 64, 3)}
     assert all(np.ptp(frame.mean(-1)) < 3 for frame in frames)
 
 
-def test_the_index_comes_first_and_nothing_tells_the_date(files) -> None:
+def test_the_index_comes_first_and_metadata_holds_no_date(files) -> None:
     film = assemble(files, source(voice(files, noise(1, 16000))), clip(files, 0, 0, 10))
     data = files.fetch(film.file).read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
@@ -193,15 +196,15 @@ def test_the_index_comes_first_and_nothing_tells_the_date(files) -> None:
 
 
 @pytest.mark.parametrize("fps", [25.0, 24.0, 29.97, 30.0])
-def test_other_frame_rates_keep_time(files, fps: float) -> None:
+def test_other_frame_rates_keep_the_duration(files, fps: float) -> None:
     film = assemble(files, source(voice(files, noise(1, 16000)), fps=fps), clip(files, 0, 0, 30))
     with av.open(str(files.fetch(film.file))) as container:
         picture = container.streams.video[0]
         assert float(picture.duration * picture.time_base) == pytest.approx(30 / fps, abs=0.001)
-    assert heard(files, film).shape[1] == pytest.approx(30 / fps * 16000, abs=2)
+    assert film_samples(files, film).shape[1] == pytest.approx(30 / fps * 16000, abs=2)
 
 
-CHUNK = Chunk(0, NOWHERE, 5)
+CHUNK = Chunk(0, NO_FILE, 5)
 
 
 @pytest.mark.parametrize(
@@ -216,26 +219,26 @@ CHUNK = Chunk(0, NOWHERE, 5)
         ((Clip(0, Span(0, 6), (CHUNK,)),), "covers 6 frames, its chunks hold 5"),
     ],
 )
-def test_clips_that_do_not_join_are_our_bug(clips: tuple[Clip, ...], message: str) -> None:
+def test_clips_that_do_not_join_raise_value_error(clips: tuple[Clip, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        joined(clips)
+        chunks_in_order(clips)
 
 
-def test_a_chunk_that_is_not_what_it_says_is_our_bug(files) -> None:
+def test_a_chunk_that_differs_from_its_record_raises_value_error(files) -> None:
     good = clip(files, 0, 0, 5)
-    liar = Clip(0, Span(0, 6), (Chunk(0, good.chunks[0].picture, 6),))
+    mislabelled = Clip(0, Span(0, 6), (Chunk(0, good.chunks[0].picture, 6),))
     with pytest.raises(ValueError, match="holds 5 frames, its record says 6"):
-        assemble(files, source(voice(files, noise(1, 100))), liar)
+        assemble(files, source(voice(files, noise(1, 100))), mislabelled)
     with pytest.raises(ValueError, match="frames of shape"):
         assemble(files, source(voice(files, noise(1, 100))), good, clip(files, 1, 5, 2, size=(50, 64)))
 
 
-def test_the_sound_is_made_block_by_block(files) -> None:
-    """No block holds more than a second, however long voice or silence are."""
+def test_the_soundtrack_is_computed_in_blocks(files) -> None:
+    """No block exceeds BLOCK_SAMPLES, whatever the length of voice or silence."""
     path = files.scratch() / "a.flac"
     write_flac(path, [noise(1, 160000)], 16000, "mono")
-    for parts in ([Part(path, 200000)], [Part(path, 0), Part(path, 300000)]):
-        track = soundtrack(parts, Fraction(60))
-        sizes = [block.shape[1] for block in track.blocks()]
-        assert sum(sizes) == track.n_samples == 960000
-        assert max(sizes) <= 16384
+    for tracks in ([VoiceTrack(path, 200000)], [VoiceTrack(path, 0), VoiceTrack(path, 300000)]):
+        soundtrack = build_soundtrack(tracks, Fraction(60))
+        sizes = [block.shape[1] for block in soundtrack.blocks()]
+        assert sum(sizes) == soundtrack.n_samples == 960000
+        assert max(sizes) <= BLOCK_SAMPLES

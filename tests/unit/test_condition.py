@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from infinitedub.stages.condition.framing import choose_bucket, frame_picture, plan_framing
-from infinitedub.stages.condition.masks import choose_boxes, halves, speaker_masks
-from infinitedub.stages.condition.preparer import Preparer
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
+from infinitedub.stages.engines.framing import choose_bucket, frame_picture, plan_framing
+from infinitedub.stages.engines.infinitetalk.masks import choose_boxes, halves, speaker_masks
+from infinitedub.stages.engines.infinitetalk.preparation import InfiniteTalkPreparation
 from infinitedub.stages.errors import BadInput, ConfigError
-from infinitedub.stages.media.video import write_lossless
+from infinitedub.stages.media.video_io import write_lossless
 from infinitedub.stages.records import Box, Prompt
 from tests.unit.tiny import condition_settings, segment_of, source_of
 
@@ -122,9 +122,11 @@ def footage(tmp_path):
 
 def prepare(encoders, path, picture, source, segment, **changes):
     image, text = encoders
-    preparer = Preparer(condition_settings(**changes), Codec(), image, text, "cpu")
-    size = preparer.prepare(picture, source, segment, Prompt("word", "no"), path)
-    return size, load_file(path), preparer
+    settings = condition_settings(**changes)
+    size = choose_bucket(source.height, source.width, settings.buckets)
+    preparation = InfiniteTalkPreparation(settings.preparation, Codec(), image, text, "cpu", settings.remembered_prompts)
+    preparation.prepare(picture, source, segment, Prompt("word", "no"), size, path)
+    return size, load_file(path), preparation
 
 
 def test_each_frame_referred_to_is_encoded_once(encoders, footage, tmp_path):
@@ -159,10 +161,10 @@ def test_upstream_takes_colours_from_the_films_first_frame(encoders, footage, tm
 
 def test_a_prompt_is_encoded_once_per_process(encoders, footage, tmp_path):
     source, segment = source_of(footage, width=64, height=64, n_frames=60), segment_of(33)
-    _, told, preparer = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
+    size, told, preparation = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
     assert told["text"].tolist() == [[4.0] * 8] * 4
     assert told["null_text"].tolist() == [[2.0] * 8] * 2
-    preparer.prepare(footage, source, segment, Prompt("other", "no"), tmp_path / "d.safetensors")
+    preparation.prepare(footage, source, segment, Prompt("other", "no"), size, tmp_path / "d.safetensors")
     assert encoders[1].calls == 3
 
 
@@ -198,7 +200,7 @@ def test_the_stage_gives_the_documented_file(files, tmp_path):
 
 
 def test_the_stage_must_sit_where_it_is_set_to():
-    with pytest.raises(ConfigError, match=r"condition\.device is cuda.*cpu"):
+    with pytest.raises(ConfigError, match=r"generate\.device is cuda.*condition on cpu"):
         ConditionStage(condition_settings(device="cuda")).open(Rank())
 
 

@@ -1,6 +1,6 @@
-"""Whatever a file holds: either a source of which every count is true, or a refusal that says which file, what is wrong and what to do.
+"""Any file either becomes a source whose numbers agree with its files, or is refused with the file, the reason and what to do.
 
-Never another error, nor more memory than a process may have. `test_ingest_refusals.py` has what is wrong in one known way.
+It never raises another error, nor takes more memory than allowed. `test_ingest_refusals.py` tests files that are wrong in one known way.
 """
 
 import io
@@ -21,14 +21,14 @@ from PIL import Image
 
 from infinitedub.pipeline.catalogue.memory_limit import ceiling
 from infinitedub.stages.errors import BadInput
-from infinitedub.stages.ingest.opening import open_media
-from infinitedub.stages.media.sound import sample_blocks, sound_format
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.ingest.media_decoder import open_media
+from infinitedub.stages.media.audio_io import sample_blocks, sound_format
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.records import Source
 from tests.unit.ingesting import ingest
 
 MEMORY = 1 << 30
-"""More than any of these files may take."""
+"""Bytes; none of these files may take more."""
 
 ADVICE = (
     "supply",
@@ -42,27 +42,27 @@ ADVICE = (
     "is a photograph or footage",
     "is a sound file",
 )
-"""What to do: each refusal has one of these words."""
+"""Each refusal says what to do, in one of these words."""
 
 
-def judged(files: Any, path: Path, what: str, good: tuple[Path, Path], **changes: Any) -> Source | str:
-    """The source, looked through, or the reason of the refusal. `good` are a picture and a speech that are whole."""
+def ingest_or_refusal(files: Any, path: Path, what: str, good: tuple[Path, Path], **changes: Any) -> Source | str:
+    """The source, checked, or the message of the refusal. `good` are an undamaged picture and speech."""
     try:
         with ceiling(MEMORY):
             source = ingest(files, *((path, good[1]) if what == "picture" else (good[0], path)), **changes)
-    except BadInput as refused:
-        said = str(refused)
-        assert said.startswith(f"{what if what == 'picture' else 'speech 1'} {path}: ")
-        assert any(word in said for word in ADVICE), said
-        assert said.isprintable()
-        assert len(said) < 600
-        return said
-    check(source)
+    except BadInput as refusal:
+        message = str(refusal)
+        assert message.startswith(f"{what if what == 'picture' else 'speech 1'} {path}: ")
+        assert any(word in message for word in ADVICE), message
+        assert message.isprintable()
+        assert len(message) < 600
+        return message
+    check_source(source)
     return source
 
 
-def check(source: Source) -> None:
-    """Every number of the record is that of the files."""
+def check_source(source: Source) -> None:
+    """Asserts that every number of the record agrees with the files."""
     if source.moving:
         frames = [frame.shape for frame in read_all(Path(source.picture.uri))]
         assert frames == [(source.height, source.width, 3)] * source.n_frames
@@ -80,18 +80,18 @@ def check(source: Source) -> None:
 
 
 @pytest.fixture
-def good(studio: Any) -> tuple[Path, Path]:
-    """A photograph and speech that are whole."""
-    picture = studio.folder / "good.png"
+def good(media: Any) -> tuple[Path, Path]:
+    """An undamaged photograph and undamaged speech."""
+    picture = media.folder / "good.png"
     Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(picture)
-    return picture, studio.speech("good.wav", 0.2)
+    return picture, media.speech("good.wav", 0.2)
 
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
 
 
-# -- whole files of every kind, damaged in every way ----------------------------------------------------------------------
+# -- files of every format, damaged in every way -------------------------------------------------------------------------
 
 TONE = (np.sin(np.arange(19200) / 27) * 9000).astype(np.int16)[None]  # 0.4 s at 48 kHz
 MOVING = {
@@ -117,10 +117,10 @@ STILL = {"a.png": "PNG", "a.jpg": "JPEG", "a.webp": "WEBP", "a.tif": "TIFF", "a.
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
-    """The bytes of an undamaged file; each is made once."""
+    """Returns the bytes of an undamaged file; each is written once."""
     folder = tmp_path_factory.mktemp("whole")
 
-    def made(name: str) -> bytes:
+    def undamaged(name: str) -> bytes:
         path = folder / name
         if not path.exists():
             if name in MOVING:
@@ -133,7 +133,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
                 Image.fromarray(noise(48, 64, 3)).save(path, STILL[name])
         return path.read_bytes()
 
-    return made
+    return undamaged
 
 
 def footage(path: Path, codec: str, frames: list[np.ndarray], voice: str) -> None:
@@ -160,15 +160,15 @@ def write_tone(container: Any, stream: Any) -> None:
     container.mux(stream.encode(None))
 
 
-def flipped(data: bytes, one_in: int) -> bytes:
-    """Single bits turned round, each `one_in` bytes on average."""
-    rng, made = random.Random(len(data)), bytearray(data)
+def flip_bits(data: bytes, one_in: int) -> bytes:
+    """Flips single bits, one in `one_in` bytes on average."""
+    rng, changed = random.Random(len(data)), bytearray(data)
     for _ in range(max(1, len(data) // one_in)):
-        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-    return bytes(made)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
 
 
-def zeroed(data: bytes, begin: float, end: float) -> bytes:
+def zero_range(data: bytes, begin: float, end: float) -> bytes:
     a, b = (int(len(data) * part) for part in (begin, end))
     return data[:a] + bytes(b - a) + data[b:]
 
@@ -180,11 +180,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut at 97 %": lambda data: data[: len(data) * 97 // 100],
     "last byte lost": lambda data: data[:-1],
     "first bytes lost": lambda data: data[64:],
-    "one bit": lambda data: flipped(data, len(data)),
-    "a bit in 2000 bytes": lambda data: flipped(data, 2000),
-    "a bit in 100 bytes": lambda data: flipped(data, 100),
-    "header of zeros": lambda data: zeroed(data, 0.02, 0.05),
-    "middle of zeros": lambda data: zeroed(data, 0.4, 0.6),
+    "one bit": lambda data: flip_bits(data, len(data)),
+    "a bit in 2000 bytes": lambda data: flip_bits(data, 2000),
+    "a bit in 100 bytes": lambda data: flip_bits(data, 100),
+    "header of zeros": lambda data: zero_range(data, 0.02, 0.05),
+    "middle of zeros": lambda data: zero_range(data, 0.4, 0.6),
     "twice": lambda data: data + data,
     "text at the end": lambda data: data + b"To be or not to be\n" * 500,
     "line ends changed": lambda data: data.replace(b"\n", b"\r\n"),
@@ -195,91 +195,93 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", [*MOVING, *SOUND, *STILL])
-def test_damage_is_survived_or_refused(
-    studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str, damage: str
+def test_damage_is_tolerated_or_refused(
+    media: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str, damage: str
 ) -> None:
-    path = studio.folder / name
+    path = media.folder / name
     path.write_bytes(DAMAGE[damage](whole(name)))
-    judged(files, path, "speech" if name in SOUND else "picture", good)
+    ingest_or_refusal(files, path, "speech" if name in SOUND else "picture", good)
     if name in ("a.mp4", "a.mkv"):
-        judged(files, path, "speech", good)
+        ingest_or_refusal(files, path, "speech", good)
 
 
 @pytest.mark.parametrize("name", [*MOVING, *SOUND, *STILL])
-def test_a_whole_file_is_taken_without_a_name_that_fits(
-    studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str
+def test_an_undamaged_file_is_accepted_whatever_its_suffix(
+    media: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str
 ) -> None:
-    path = studio.folder / "a.txt"
+    path = media.folder / "a.txt"
     path.write_bytes(whole(name))
-    assert isinstance(judged(files, path, "speech" if name in SOUND else "picture", good), Source)
+    assert isinstance(ingest_or_refusal(files, path, "speech" if name in SOUND else "picture", good), Source)
 
 
 @pytest.mark.parametrize(
     "wrong", ["a", "a.mp4", "a.wav", "a.png", "a.jpg.exe", "-i", "a:b", "pipe:0", "http:a", "a%03d.mp4", "a;b", "$(a)", "漢\u202e.mp4"]
 )
 @pytest.mark.parametrize("name", ["a.mkv", "a.flac", "a.jpg"])
-def test_a_name_means_nothing(studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str, wrong: str) -> None:
-    path = studio.folder / wrong
+def test_special_characters_in_a_name_have_no_effect(
+    media: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], name: str, wrong: str
+) -> None:
+    path = media.folder / wrong
     path.write_bytes(whole(name))
-    assert isinstance(judged(files, path, "speech" if name in SOUND else "picture", good), Source)
+    assert isinstance(ingest_or_refusal(files, path, "speech" if name in SOUND else "picture", good), Source)
 
 
-# -- strange shapes -------------------------------------------------------------------------------------------------------
+# -- unusual properties ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 35), (1918, 33), (33, 1919), (16384, 32), (32, 16384), (4001, 37)])
-def test_wide_high_and_odd_pictures(studio: Any, files: Any, good: tuple[Path, Path], size: tuple[int, int]) -> None:
+def test_wide_tall_and_odd_pictures(media: Any, files: Any, good: tuple[Path, Path], size: tuple[int, int]) -> None:
     pixels = np.full((size[1], size[0], 3), 128, np.uint8)
-    still = studio.folder / "a.png"
+    still = media.folder / "a.png"
     Image.fromarray(pixels).save(still)
-    source = judged(files, still, "picture", good)
+    source = ingest_or_refusal(files, still, "picture", good)
     assert isinstance(source, Source)
     assert max(source.width, source.height) == min(1920, max(size))
-    moving = studio.footage("a.mkv", [pixels[: size[1] // 2 * 2, : size[0] // 2 * 2]] * 2, codec="ffv1")
-    assert isinstance(judged(files, moving, "picture", good), Source)
+    moving = media.footage("a.mkv", [pixels[: size[1] // 2 * 2, : size[0] // 2 * 2]] * 2, codec="ffv1")
+    assert isinstance(ingest_or_refusal(files, moving, "picture", good), Source)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (16384, 2), (31, 31)])
-def test_pictures_too_small_for_a_face(studio: Any, files: Any, good: tuple[Path, Path], size: tuple[int, int]) -> None:
-    path = studio.footage("a.mkv", [np.zeros((size[1], size[0], 3), np.uint8)] * 2, codec="ffv1", pixel_format="yuv444p")
-    assert "at least 32 px" in str(judged(files, path, "picture", good))
+def test_pictures_too_small_for_a_face(media: Any, files: Any, good: tuple[Path, Path], size: tuple[int, int]) -> None:
+    path = media.footage("a.mkv", [np.zeros((size[1], size[0], 3), np.uint8)] * 2, codec="ffv1", pixel_format="yuv444p")
+    assert "at least 32 px" in str(ingest_or_refusal(files, path, "picture", good))
 
 
 @pytest.mark.parametrize(("rate", "count", "wanted"), [(1, 3, 75), (Fraction(1, 2), 2, 100), (240, 48, 5), (1000, 40, 1)])
-def test_slow_and_fast_footage(studio: Any, files: Any, good: tuple[Path, Path], rate: Fraction, count: int, wanted: int) -> None:
-    source = judged(files, studio.footage("a.mkv", count, rate=rate), "picture", good)
+def test_slow_and_fast_footage(media: Any, files: Any, good: tuple[Path, Path], rate: Fraction, count: int, wanted: int) -> None:
+    source = ingest_or_refusal(files, media.footage("a.mkv", count, rate=rate), "picture", good)
     assert isinstance(source, Source)
     assert source.n_frames == wanted
 
 
 @pytest.mark.parametrize("layout", ["7.1", "5.1", "quad", "2.1", "octagonal"])
-def test_many_channels(studio: Any, files: Any, good: tuple[Path, Path], layout: str) -> None:
+def test_many_channels(media: Any, files: Any, good: tuple[Path, Path], layout: str) -> None:
     channels = av.AudioLayout(layout).nb_channels
-    path = studio.sound("a.wav", np.ones((channels, 800), np.int16), layout=layout)
-    source = judged(files, path, "speech", good)
+    path = media.sound("a.wav", np.ones((channels, 800), np.int16), layout=layout)
+    source = ingest_or_refusal(files, path, "speech", good)
     assert isinstance(source, Source)
     assert sound_format(Path(source.voices[0].sound.uri)).channels == channels
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 15, 640])
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.wav", "pcm_f32le")])
-def test_very_short_sound(studio: Any, files: Any, good: tuple[Path, Path], n_samples: int, name: str, codec: str) -> None:
+def test_very_short_sound(media: Any, files: Any, good: tuple[Path, Path], n_samples: int, name: str, codec: str) -> None:
     """640 samples are 40 ms, one film frame."""
     samples = np.ones((1, n_samples), np.float32 if codec == "pcm_f32le" else np.int16)
-    source = judged(files, studio.sound(name, samples, codec=codec), "speech", good)
+    source = ingest_or_refusal(files, media.sound(name, samples, codec=codec), "speech", good)
     assert isinstance(source, Source)
     assert source.voices[0].n_samples == n_samples
 
 
-@pytest.mark.parametrize("place", [0, 7999, 15999])
+@pytest.mark.parametrize("position", [0, 7999, 15999])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
-def test_one_sample_that_is_no_number(studio: Any, files: Any, good: tuple[Path, Path], place: int, bad: float) -> None:
+def test_a_single_invalid_sample_is_refused(media: Any, files: Any, good: tuple[Path, Path], position: int, bad: float) -> None:
     samples = np.zeros((1, 16000), np.float32)
-    samples[0, place] = bad
-    assert "no numbers" in str(judged(files, studio.sound("a.wav", samples, codec="pcm_f32le"), "speech", good))
+    samples[0, position] = bad
+    assert "NaN" in str(ingest_or_refusal(files, media.sound("a.wav", samples, codec="pcm_f32le"), "speech", good))
 
 
-# -- headers that lie -----------------------------------------------------------------------------------------------------
+# -- false headers --------------------------------------------------------------------------------------------------------
 
 
 def box(kind: bytes, *content: bytes) -> bytes:
@@ -321,31 +323,31 @@ EMPTY = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("what", ["picture", "speech"])
 @pytest.mark.parametrize("content", EMPTY.values(), ids=EMPTY)
-def test_headers_without_media(studio: Any, files: Any, good: tuple[Path, Path], content: bytes, what: str) -> None:
-    path = studio.folder / "a.mp4"
+def test_headers_without_media(media: Any, files: Any, good: tuple[Path, Path], content: bytes, what: str) -> None:
+    path = media.folder / "a.mp4"
     path.write_bytes(content)
-    assert isinstance(judged(files, path, what, good), str)
+    assert isinstance(ingest_or_refusal(files, path, what, good), str)
 
 
 def with_duration(data: bytes, kinds: tuple[bytes, ...], units: int) -> bytes:
     """An MP4 whose headers announce this duration, in units of their own clocks."""
-    made = bytearray(data)
+    changed = bytearray(data)
     for kind, offset in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16)):
-        place = -1
-        while kind in kinds and (place := data.find(kind, place + 1)) >= 0:
-            made[place + 4 + offset : place + 8 + offset] = struct.pack(">I", units)
-    return bytes(made)
+        position = -1
+        while kind in kinds and (position := data.find(kind, position + 1)) >= 0:
+            changed[position + 4 + offset : position + 8 + offset] = struct.pack(">I", units)
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("what", ["picture", "speech"])
 @pytest.mark.parametrize("kinds", [(b"mvhd",), (b"mvhd", b"tkhd", b"mdhd")])
 @pytest.mark.parametrize("units", [2**31 - 1, 2**32 - 2])
-def test_durations_of_years(
-    studio: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], kinds: tuple[bytes, ...], units: int, what: str
+def test_announced_durations_of_years(
+    media: Any, files: Any, good: tuple[Path, Path], whole: Callable[[str], bytes], kinds: tuple[bytes, ...], units: int, what: str
 ) -> None:
-    path = studio.folder / "a.mp4"
+    path = media.folder / "a.mp4"
     path.write_bytes(with_duration(whole("a.mp4"), kinds, units))
-    source = judged(files, path, what, good)
+    source = ingest_or_refusal(files, path, what, good)
     if isinstance(source, Source):
         assert source.n_frames in (1, 10)
         assert source.voices[0].n_samples < 48000
@@ -372,74 +374,74 @@ HUGE = {
 
 
 @pytest.mark.parametrize("content", HUGE.values(), ids=HUGE)
-def test_pictures_that_would_swell_are_refused_by_their_header(studio: Any, files: Any, good: tuple[Path, Path], content: bytes) -> None:
-    path = studio.folder / "a.png"
+def test_decompression_bombs_are_refused_by_their_header(media: Any, files: Any, good: tuple[Path, Path], content: bytes) -> None:
+    path = media.folder / "a.png"
     path.write_bytes(content)
-    assert isinstance(judged(files, path, "picture", good), str)
+    assert isinstance(ingest_or_refusal(files, path, "picture", good), str)
 
 
-def test_a_small_picture_with_too_many_packed_bytes(studio: Any, files: Any, good: tuple[Path, Path]) -> None:
-    path = studio.folder / "a.png"
+def test_a_small_picture_with_too_many_packed_bytes(media: Any, files: Any, good: tuple[Path, Path]) -> None:
+    path = media.folder / "a.png"
     path.write_bytes(png(64, 48, packed=zlib.compress(bytes(64 * 3 * 48 + 48 + 50_000_000))))
-    judged(files, path, "picture", good)
+    ingest_or_refusal(files, path, "picture", good)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.ts", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
-def test_footage_of_huge_frames_is_not_decoded(studio: Any, files: Any, good: tuple[Path, Path], name: str, codec: str) -> None:
-    """Not by FFmpeg either, which would have a look at the first frames of every stream before it says how large they are."""
+def test_footage_of_huge_frames_is_not_decoded(media: Any, files: Any, good: tuple[Path, Path], name: str, codec: str) -> None:
+    """FFmpeg must not decode them either, although it decodes the first frames of every stream to detect their size."""
     frames = [noise(600, 800, 3)] * 5
-    path = studio.footage(name, frames, codec=codec, pixel_format="yuvj420p" if codec == "mjpeg" else "yuv420p")
-    assert "470000 pixels" in str(judged(files, path, "picture", good, max_pixels=470_000))
-    assert isinstance(judged(files, path, "picture", good), Source)
+    path = media.footage(name, frames, codec=codec, pixel_format="yuvj420p" if codec == "mjpeg" else "yuv420p")
+    assert "470000 pixels" in str(ingest_or_refusal(files, path, "picture", good, max_pixels=470_000))
+    assert isinstance(ingest_or_refusal(files, path, "picture", good), Source)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "ffv1"), ("a.webm", "libvpx-vp9")])
-def test_a_huge_frame_is_not_even_looked_at(studio: Any, name: str, codec: str) -> None:
-    """The size of these is told by their frames alone."""
-    path = studio.footage(name, [noise(600, 800, 3)] * 2, codec=codec)
+def test_a_huge_frame_is_not_decoded_to_detect_its_size(media: Any, name: str, codec: str) -> None:
+    """Their size is stored in their frames only."""
+    path = media.footage(name, [noise(600, 800, 3)] * 2, codec=codec)
     for max_pixels, width in ((470_000, 0), (480_000, 800)):
         with open_media(path, max_pixels) as container:
             assert container.streams.video[0].codec_context.width == width
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.h264"])
-def test_footage_that_grows_on_the_way(studio: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
-    small, large = studio.footage(f"s{name}", 5), studio.footage(f"l{name}", [np.zeros((600, 800, 3), np.uint8)] * 5)
-    path = studio.folder / name
+def test_footage_whose_frames_become_larger(media: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
+    small, large = media.footage(f"s{name}", 5), media.footage(f"l{name}", [np.zeros((600, 800, 3), np.uint8)] * 5)
+    path = media.folder / name
     for order in ((small, large), (large, small)):
         path.write_bytes(b"".join(part.read_bytes() for part in order))
-        assert isinstance(judged(files, path, "picture", good, max_pixels=470_000), str)
-        assert isinstance(judged(files, path, "picture", good), Source)
+        assert isinstance(ingest_or_refusal(files, path, "picture", good, max_pixels=470_000), str)
+        assert isinstance(ingest_or_refusal(files, path, "picture", good), Source)
 
 
-def test_an_animation_that_grows_is_refused_before_it_is_decoded(studio: Any, files: Any, good: tuple[Path, Path]) -> None:
+def test_an_animation_whose_frames_become_larger_is_refused_before_decoding(media: Any, files: Any, good: tuple[Path, Path]) -> None:
     small, large = io.BytesIO(), io.BytesIO()
     Image.new("1", (64, 48)).save(small, "GIF")
     Image.new("1", (800, 600)).save(large, "GIF")
     picture = large.getvalue()[large.getvalue().index(b"\x2c\0\0\0\0") :]  # from its descriptor on
-    path = studio.folder / "a.gif"
+    path = media.folder / "a.gif"
     path.write_bytes(small.getvalue()[:-1] + picture)
-    assert isinstance(judged(files, path, "picture", good), Source)
-    path.write_bytes(small.getvalue()[:-1] + picture[:40])  # who decodes it finds that it breaks off
-    assert "470000 pixels" in str(judged(files, path, "picture", good, max_pixels=470_000))
+    assert isinstance(ingest_or_refusal(files, path, "picture", good), Source)
+    path.write_bytes(small.getvalue()[:-1] + picture[:40])  # decoding it would fail, since it is truncated
+    assert "470000 pixels" in str(ingest_or_refusal(files, path, "picture", good, max_pixels=470_000))
 
 
-def test_footage_that_is_days_of_work(studio: Any, files: Any, good: tuple[Path, Path]) -> None:
-    """Small files can hold many frames of many pixels; the tiniest frame counts as one of 256x256."""
-    path = studio.footage("a.mp4", 20)
-    said = str(judged(files, path, "picture", good, max_gigapixels=19 * 65536 / 1e9))
-    assert "gigapixels in all; scale it down" in said
-    assert isinstance(judged(files, path, "picture", good, max_gigapixels=20 * 65536 / 1e9), Source)
+def test_footage_above_max_gigapixels_is_refused(media: Any, files: Any, good: tuple[Path, Path]) -> None:
+    """Small files can hold many frames of many pixels; a smaller frame counts as one of 256x256."""
+    path = media.footage("a.mp4", 20)
+    message = str(ingest_or_refusal(files, path, "picture", good, max_gigapixels=19 * 65536 / 1e9))
+    assert "gigapixels in all; scale it down" in message
+    assert isinstance(ingest_or_refusal(files, path, "picture", good, max_gigapixels=20 * 65536 / 1e9), Source)
     stills = [Image.new("L", (640, 480), level) for level in range(9)]
-    stills[0].save(studio.folder / "a.gif", save_all=True, append_images=stills[1:], duration=10)
-    assert "gigapixels" in str(judged(files, studio.folder / "a.gif", "picture", good, max_gigapixels=0.002))
+    stills[0].save(media.folder / "a.gif", save_all=True, append_images=stills[1:], duration=10)
+    assert "gigapixels" in str(ingest_or_refusal(files, media.folder / "a.gif", "picture", good, max_gigapixels=0.002))
 
 
-# -- files that are programs ----------------------------------------------------------------------------------------------
+# -- executable content ---------------------------------------------------------------------------------------------------
 
 
-class Trap:
-    """Leaves a mark where it is unpickled."""
+class FileCreator:
+    """Creates the file `mark` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -449,27 +451,27 @@ class Trap:
 
 
 def programs(mark: Path) -> Iterator[bytes]:
-    trap = Trap(mark)
-    yield pickle.dumps(trap)
-    yield pickle.dumps(trap, protocol=0)
+    payload = FileCreator(mark)
+    yield pickle.dumps(payload)
+    yield pickle.dumps(payload, protocol=0)
     array = np.empty(1, object)
-    array[0] = trap
+    array[0] = payload
     for save in (np.save, np.savez):
         buffer = io.BytesIO()
         save(buffer, array, allow_pickle=True)
         yield buffer.getvalue()
     buffer = io.BytesIO()
     with ZipFile(buffer, "w") as archive:  # as torch.save writes it
-        archive.writestr("archive/data.pkl", pickle.dumps({"trap": trap}))
+        archive.writestr("archive/data.pkl", pickle.dumps({"payload": payload}))
     yield buffer.getvalue()
     yield b"#!/bin/sh\ntouch " + str(mark).encode() + b"\n"
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a.pkl", "a.png", "a.wav", "a.mp4"])
-def test_pickles_and_scripts_are_files_like_any_other(studio: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
-    mark, path = studio.folder / "mark", studio.folder / name
+def test_pickles_and_scripts_are_not_executed(media: Any, files: Any, good: tuple[Path, Path], name: str) -> None:
+    mark, path = media.folder / "mark", media.folder / name
     for content in programs(mark):
         path.write_bytes(content)
         for what in ("picture", "speech"):
-            assert isinstance(judged(files, path, what, good), str)
+            assert isinstance(ingest_or_refusal(files, path, what, good), str)
     assert not mark.exists()

@@ -12,7 +12,7 @@ from infinitedub.assets.demo import make, scenes
 from infinitedub.launch import contact_sheet as sheet
 from infinitedub.launch.contact_sheet import contact_sheet
 from infinitedub.pipeline.catalogue.rows import Catalogue, RowSettings, read_catalogue
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.records import Length, Turns
 
 DEMO = Path(make.__file__).parent

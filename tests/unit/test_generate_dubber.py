@@ -1,4 +1,4 @@
-"""The streaming loop with an engine that paints: what is handed on, what is kept, and how much memory that takes."""
+"""The streaming loop with an engine that paints: what is handed on, what is kept, and how much memory that made."""
 
 import gc
 import weakref
@@ -8,21 +8,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from infinitedub.stages.engines.infinitetalk.window_inputs import ConditionedSegment
 from infinitedub.stages.generate.noise import window_noise
-from infinitedub.stages.generate.streaming import dub, nothing_ahead
+from infinitedub.stages.generate.streaming import SegmentProgress, StreamOptions, generate_segment
 from infinitedub.stages.generate.window_frames import fresh, to_bytes
-from infinitedub.stages.generate.window_inputs import SegmentInputs
-from infinitedub.stages.records import Seed, Span, Window
+from infinitedub.stages.records import Artifact, Chunk, Clip, Seed, Span, Window, WindowCheckpoint
 from tests.unit.tiny import segment_of
 
 HEIGHT, WIDTH = 4, 6
 
 
 @pytest.fixture
-def script(tmp_path):
-    """Builds the script of a segment whose windows refer to frames 0, 1, 0, 1, ..."""
+def inputs(tmp_path):
+    """Builds the inputs of a segment whose windows refer to frames 0, 1, 0, 1, ..."""
 
-    def build(segment, n_speech: int = 500, **options) -> SegmentInputs:
+    def build(segment, n_speech: int = 500, **options) -> ConditionedSegment:
         count = len(segment.windows)
         tensors = {
             "text": torch.zeros(3, 8),
@@ -35,8 +35,8 @@ def script(tmp_path):
             tensors[f"reference.{number}.latents"] = torch.full((1, 16, 9, 1, 1), float(number))
         save_file(tensors, tmp_path / "conditions.safetensors")
         save_file({"speaker_0": torch.arange(n_speech * 2.0).view(n_speech, 1, 2), "silence": torch.zeros(1, 2)}, tmp_path / "speech.safetensors")
-        options = {"compat_upstream": False, **options}
-        return SegmentInputs(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
+        options = {"audio_rows": 5, "compat_upstream": False, **options}
+        return ConditionedSegment(segment, tmp_path / "conditions.safetensors", tmp_path / "speech.safetensors", "cpu", **options)
 
     return build
 
@@ -44,124 +44,164 @@ def script(tmp_path):
 class Painter:
     """An engine whose frame i of window w is w + i / 100, `scale` times, and which watches how many of its windows are still held."""
 
-    audio_rows = 5
-
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
-        self.cues, self.motions, self.held = [], [], []
+        self.inputs, self.motions, self.held = [], [], []
         self._made: list[weakref.ref] = []
 
-    def window(self, cue, motion, noise):
+    def window(self, inputs, motion, noise):
         gc.collect()
         self.held.append(sum(ref() is not None for ref in self._made))
-        self.cues.append(cue)
+        self.inputs.append(inputs)
         self.motions.append(None if motion is None else motion.clone())
         self.noise = noise((1, 16, 9, 1, 1))
-        values = self.scale * (len(self.cues) - 1 + torch.arange(33) / 100)
+        values = self.scale * (len(self.inputs) - 1 + torch.arange(33) / 100)
         frames = values.view(1, 1, -1, 1, 1).expand(1, 3, 33, HEIGHT, WIDTH).contiguous()
         self._made.append(weakref.ref(frames.untyped_storage()))
         return frames
 
 
-def run(engine, segment, script, keep=lambda frames, _: frames[0, 0, :, 0, 0].tolist(), strength=0.0, seam=0, ahead=nothing_ahead):
+class Windows:
+    """A `WindowStore` in memory: keeps what `keep` makes of each window, and starts from the given motion frames of earlier windows."""
+
+    def __init__(self, keep, stored=()) -> None:
+        self.keep = keep
+        self.stored = dict(stored)  # motion frames by window; None if not needed
+        self.made = {}
+
+    def resume(self, progress):
+        while progress.window in self.stored:
+            progress = self.after(progress, self.stored[progress.window])
+        return progress
+
+    def save(self, progress, made):
+        if made is None:
+            return SegmentProgress(progress.window + 1)
+        self.made[progress.window] = self.keep(made)
+        return self.after(progress, made.motion_frames)
+
+    def after(self, progress, motion_frames):
+        chunk = Chunk(progress.window, Artifact("", "", 0, ""), 0)
+        return SegmentProgress(progress.window + 1, motion_frames, (*progress.checkpoints, WindowCheckpoint(chunk, None)))
+
+
+def levels(made):
+    """The grey level of each fresh frame."""
+    return made.fresh[0, 0, :, 0, 0].tolist()
+
+
+def motion(made):
+    return made.motion_frames
+
+
+def start(engine, segment, inputs, store, strength=0.0, seam=0):
     noise = lambda window, shape: torch.full(tuple(shape), float(window))  # noqa: E731
-    return dub(engine, segment, script, keep, color_strength=strength, seam_frames=seam, motion_frames=9, noise=noise, ahead=ahead)
+    return generate_segment(engine, segment, inputs, store, StreamOptions(strength, seam, motion_frames=9), noise)
 
 
-def test_fresh_frames_are_the_films(script):
+def run(engine, segment, inputs, keep=levels, stored=(), **options):
+    """What `keep` makes of each window that the engine makes."""
+    store = Windows(keep, stored)
+    *chunks, clip = start(engine, segment, inputs, store, **options)
+    assert [chunk.window for chunk in chunks] == list(store.made)
+    assert clip == Clip(segment.index, segment.span, tuple(Chunk(n, Artifact("", "", 0, ""), 0) for n in range(len(segment.windows))))
+    return list(store.made.values())
+
+
+def test_fresh_frames_are_the_films(inputs):
     segment = segment_of(70)  # windows at 0, 24 and 48, the last padded by 11
-    takes = list(run(Painter(), segment, script(segment)))
-    assert [len(take) for take in takes] == [33, 24, 13]
-    assert sum(len(take) for take in takes) == segment.span.frames
-    assert takes[0][0] == pytest.approx(0.0)
-    assert takes[1][0] == pytest.approx(1.09)
-    assert takes[2][-1] == pytest.approx(2.21)
+    made = run(Painter(), segment, inputs(segment))
+    assert [len(window) for window in made] == [33, 24, 13]
+    assert sum(len(window) for window in made) == segment.span.frames
+    assert made[0][0] == pytest.approx(0.0)
+    assert made[1][0] == pytest.approx(1.09)
+    assert made[2][-1] == pytest.approx(2.21)
 
 
-def test_a_window_goes_on_from_the_very_picture_before_it(script):
+def test_a_window_goes_on_from_the_very_picture_before_it(inputs):
     segment = segment_of(70)
-    painted = [np.array(take) for take in run(Painter(0.1), segment, script(segment))]
-    first, second, third = (np.array(take) for take in run(Painter(0.1), segment, script(segment), seam=4))
+    painted = [np.array(window) for window in run(Painter(0.1), segment, inputs(segment))]
+    first, second, third = (np.array(window) for window in run(Painter(0.1), segment, inputs(segment), seam=4))
     assert np.array_equal(first, painted[0])
     off = painted[0][-1] - 0.108  # as which the second window paints the first one's last frame
     assert second - painted[1] == pytest.approx(off * np.array([1, 0.853553, 0.5, 0.146447] + [0.0] * 20), abs=1e-6)
     assert [second[0] - first[-1], third[0] - second[-1]] == pytest.approx([0.001, 0.001], abs=1e-6)  # as within the windows
 
 
-def test_a_window_starts_from_the_end_of_the_one_before(script):
+def test_a_window_starts_from_the_end_of_the_one_before(inputs):
     segment, engine = segment_of(70), Painter()
-    list(run(engine, segment, script(segment)))
+    (run(engine, segment, inputs(segment)))
     assert engine.motions[0] is None
     assert engine.motions[1].shape == (1, 3, 9, HEIGHT, WIDTH)
     assert engine.motions[1][0, 0, :, 0, 0].tolist() == pytest.approx([i / 100 for i in range(24, 33)])
-    assert [cue.overlap_frames for cue in engine.cues] == [0, 9, 9]
+    assert [each.overlap_frames for each in engine.inputs] == [0, 9, 9]
 
 
-def test_motion_frames_are_colour_corrected(script):
+def test_motion_frames_are_colour_corrected(inputs):
     segment, engine = segment_of(40), Painter()
-    list(run(engine, segment, script(segment), strength=1.0))
+    (run(engine, segment, inputs(segment), strength=1.0))
     grey = 128 / 255 * 2 - 1
     assert torch.allclose(engine.motions[1], torch.full_like(engine.motions[1], grey), atol=1e-2)
 
 
-def test_each_window_is_told_of_its_own_frames(script):
+def test_each_window_is_told_of_its_own_frames(inputs):
     segment, engine = segment_of(70), Painter()
-    list(run(engine, segment, script(segment, n_speech=60)))
-    assert [cue.image[0, 0, 0].item() for cue in engine.cues] == [0, 1, 0]
-    assert [cue.reference[0, 0, 0, 0, 0].item() for cue in engine.cues] == [0, 1, 0]
-    assert [cue.audio[0, 3, 2, 0, 0].item() for cue in engine.cues] == [6, 54, 102]  # rows 3, 27 and 51
-    assert (engine.cues[2].audio[0, 14:] == 0).all()  # frame 62 on: silence around
-    assert engine.cues[0].masks is None
+    (run(engine, segment, inputs(segment, n_speech=60)))
+    assert [each.image[0, 0, 0].item() for each in engine.inputs] == [0, 1, 0]
+    assert [each.reference[0, 0, 0, 0, 0].item() for each in engine.inputs] == [0, 1, 0]
+    assert [each.audio[0, 3, 2, 0, 0].item() for each in engine.inputs] == [6, 54, 102]  # rows 3, 27 and 51
+    assert (engine.inputs[2].audio[0, 14:] == 0).all()  # frame 62 on: silence around
+    assert engine.inputs[0].masks is None
     assert (engine.noise == 2).all()
 
 
-def test_memory_does_not_grow_with_the_film(script):
+def test_memory_does_not_grow_with_the_film(inputs):
     """When a window is begun no earlier one is held, however the caller keeps what it was given."""
     segment, engine = segment_of(33 + 24 * 3), Painter()
-    kept = list(run(engine, segment, script(segment), keep=lambda frames, _: to_bytes(frames).shape))
+    kept = run(engine, segment, inputs(segment), keep=lambda made: to_bytes(made.fresh).shape)
     assert len(kept) == 4
     assert engine.held == [0, 0, 0, 0]
 
 
-def test_windows_are_made_as_they_are_asked_for(script):
+def test_a_window_is_made_when_it_is_requested(inputs):
     segment, engine = segment_of(70), Painter()
-    takes = run(engine, segment, script(segment))
-    assert engine.cues == []
-    next(takes)
-    assert len(engine.cues) == 1
+    parts = start(engine, segment, inputs(segment), Windows(levels))
+    assert engine.inputs == []
+    next(parts)
+    assert len(engine.inputs) == 1
 
 
-def test_taken_up_in_the_middle_it_goes_on_as_if_it_had_never_stopped(script):
+def test_a_resumed_segment_continues_as_if_it_had_not_stopped(inputs):
     segment, whole, rest = segment_of(70), Painter(), Painter()
-    takes = list(run(whole, segment, script(segment), keep=lambda frames, motion: motion.clone()))
-    list(run(rest, segment, script(segment), ahead=lambda number: (max(number, 1), None if number else takes[0])))
-    assert len(rest.cues) == 2
+    made = run(whole, segment, inputs(segment), keep=motion)
+    run(rest, segment, inputs(segment), stored={0: made[0]})
+    assert len(rest.inputs) == 2
     assert torch.equal(rest.motions[0], whole.motions[1])
-    for ours, theirs in zip(rest.cues, whole.cues[1:], strict=True):
+    for ours, theirs in zip(rest.inputs, whole.inputs[1:], strict=True):
         assert torch.equal(ours.audio, theirs.audio) and torch.equal(ours.reference, theirs.reference)
     assert (rest.noise == 2).all()
-    assert list(run(Painter(), segment, script(segment), ahead=lambda number: (3, None))) == []
+    assert run(Painter(), segment, inputs(segment), stored={0: made[0], 1: made[1], 2: None}) == []
 
 
-def test_of_windows_with_a_hole_the_hole_is_filled(script):
-    """From what lies before it, and what lies behind it stays."""
+def test_missing_windows_between_stored_ones_are_made(inputs):
+    """Each starts from the stored window before it; stored windows after it stay."""
     segment, whole, rest = segment_of(33 + 24 * 3), Painter(), Painter()
-    takes = list(run(whole, segment, script(segment), keep=lambda frames, motion: motion.clone()))
-    assert len(takes) == 4
-    list(run(rest, segment, script(segment), ahead={0: (1, takes[0]), 2: (3, takes[2]), 4: (4, None)}.get))
-    assert (len(rest.cues), rest.noise[0, 0, 0, 0, 0]) == (2, 3)
-    assert torch.equal(rest.motions[0], takes[0]) and torch.equal(rest.motions[1], takes[2])
+    made = run(whole, segment, inputs(segment), keep=motion)
+    assert len(made) == 4
+    run(rest, segment, inputs(segment), stored={0: made[0], 2: made[2]})
+    assert (len(rest.inputs), rest.noise[0, 0, 0, 0, 0]) == (2, 3)
+    assert torch.equal(rest.motions[0], made[0]) and torch.equal(rest.motions[1], made[2])
 
 
-def test_ranks_without_frames_yield_nothing_but_work_on(script):
-    class Helper(Painter):
-        def window(self, cue, motion, noise):
+def test_ranks_without_frames_yield_nothing_but_make_the_same_calls(inputs):
+    class OtherRank(Painter):
+        def window(self, inputs, motion, noise):
             assert motion is None
-            super().window(cue, motion, noise)
+            super().window(inputs, motion, noise)
 
-    segment, engine = segment_of(70), Helper()
-    assert list(run(engine, segment, script(segment))) == []
-    assert len(engine.cues) == 3
+    segment, engine = segment_of(70), OtherRank()
+    assert list(start(engine, segment, inputs(segment), Windows(levels))) == []
+    assert len(engine.inputs) == 3
 
 
 def test_noise_depends_on_its_window_alone():

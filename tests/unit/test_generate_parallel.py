@@ -1,5 +1,7 @@
 """A window shared by two and four processes over gloo is the window that one makes."""
 
+import errno
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,19 +9,26 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKLWan
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.generate.engine import WindowInputs
-from infinitedub.stages.generate.infinitetalk import InfiniteTalk
-from infinitedub.stages.generate.parallel import join, leave
-from infinitedub.stages.generate.sampling.guidance import Cfg
-from infinitedub.stages.generate.sampling.samplers import SamplerSettings
-from infinitedub.stages.generate.sampling.step_cache import NoCache
-from infinitedub.stages.generate.settings import ParallelSettings
+from infinitedub.stages.engines.infinitetalk.window import InfiniteTalk
+from infinitedub.stages.engines.infinitetalk.window_inputs import WindowInputs
+from infinitedub.stages.engines.parallel import STATUS_BYTES, decode_status, encode_status, join, leave
+from infinitedub.stages.engines.settings import ParallelSettings
+from infinitedub.stages.errors import BadInput, Transient
+from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.shards import Alone, Shards
+from infinitedub.stages.model.shards import Shards, SingleDevice
+from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
+from infinitedub.stages.sampling.guidance import Cfg
+from infinitedub.stages.sampling.samplers import SamplerSettings
+from infinitedub.stages.sampling.step_cache import NoCache
+from tests.unit.conftest import LocalFiles
+from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of
 
 TOLERANCE = 1e-4  # that of the denoiser against the release
 
@@ -88,6 +97,7 @@ def make(shards: Shards) -> dict[str, torch.Tensor]:
         guidance=Cfg(name="cfg", text_scale=2.0, audio_scale=3.0),
         cache=NoCache(name="none"),
         shards=shards,
+        device="cpu",
     )
     made = {}
     for name, size in SIZES.items():
@@ -120,7 +130,7 @@ def work(rank: int, degree: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, torch.Tensor]:
-    return make(Alone())
+    return make(SingleDevice())
 
 
 @pytest.mark.parametrize("degree", [2, 4])
@@ -137,3 +147,97 @@ def test_all_ranks_make_what_one_process_makes(degree: int, alone, tmp_path):
 def test_two_persons_are_not_one(alone):
     """So that the comparison above is of two different paths."""
     assert (alone["whole frames, 1"] - alone["whole frames, 2"]).abs().max() > 0.01
+
+
+# -- failures of one rank ---------------------------------------------------------------------------------------------------------------------
+
+
+class TroubledFiles(LocalFiles):
+    """Files that fail once in the calls of one method, after a number of good ones."""
+
+    def __init__(self, root: Path, method: str, good_calls: int, error: Exception) -> None:
+        super().__init__(root)
+        self._method, self._good_calls, self._error = method, good_calls, error
+
+    def _fail(self, method: str) -> None:
+        if method == self._method:
+            self._good_calls -= 1
+            if self._good_calls < 0:
+                raise self._error
+
+    def fetch(self, what):
+        self._fail("fetch")
+        return super().fetch(what)
+
+    def store(self, path, kind):
+        self._fail("store")
+        return super().store(path, kind)
+
+    def load_checkpoint(self, number, type_):
+        self._fail("load_checkpoint")
+        return super().load_checkpoint(number, type_)
+
+    def save_checkpoint(self, number, record):
+        self._fail("save_checkpoint")
+        return super().save_checkpoint(number, record)
+
+
+FAILING_CALLS = [  # rank, method, good calls before, error
+    (1, "fetch", 0, Transient("the server answered 503")),
+    (0, "fetch", 1, BadInput("speech is missing")),
+    (0, "load_checkpoint", 0, Transient("the server answered 503")),
+    (0, "store", 0, Transient("no route to the server")),
+    (0, "store", 1, OSError(errno.ENOSPC, "disk is full")),  # of the motion frames
+    (0, "save_checkpoint", 1, Transient("no route to the server")),  # of the last window: no window follows
+    (0, "store", 2, KeyError("a bug")),
+]
+
+
+def prepared(folder: Path, segment, files):
+    """Conditions of a photograph and speech."""
+    photograph, features = folder / "face.png", folder / "speech.safetensors"
+    Image.new("RGB", (64, 64), (120, 90, 70)).save(photograph)
+    save_file({"speaker_0": torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(5)), "silence": torch.zeros(3, 64)}, features)
+    stage = ConditionStage(condition_settings())
+    stage.open(Rank())
+    conditions = stage(source_of(photograph, width=64, height=64), segment, Prompt("a person talks", "blurry"), files=files)
+    return conditions, Speech(Artifact(str(features), "", 0, "tensors/safetensors"), 20, (None,))
+
+
+def dub_among_failures(rank: int, folder: Path, given: tuple) -> None:
+    """A segment of two windows, once for each failing call and once without; writes each outcome as JSON."""
+    torch.set_num_threads(1)
+    stage = GenerateStage(generate_settings(parallel="ulysses_2"))
+    stage.open(Rank(rank, 2, "cpu", (folder / "meeting").as_uri()))
+    outcomes = []
+    for number, (failing, method, good_calls, error) in enumerate([*FAILING_CALLS, (0, "", 0, None)]):
+        root = folder / f"{rank}.{number}"
+        files = TroubledFiles(root, method, good_calls, error) if failing == rank else LocalFiles(root)
+        try:
+            outcomes.append([type(part).__name__ for part in stage(*given, files=files)])
+        except Exception as failure:  # noqa: BLE001 - every class is compared
+            outcomes.append([type(failure).__name__, str(failure), getattr(failure, "errno", None)])
+    (folder / f"outcomes.{rank}.json").write_text(json.dumps(outcomes))
+    stage.close()
+
+
+def test_a_failure_on_one_rank_is_raised_on_every_rank(tmp_path, files):
+    """No rank waits for the failed one, and the gang works on afterwards."""
+    segment, conditions, speech = segment_of(50), *prepared(tmp_path, segment_of(50), files)
+    torch.multiprocessing.spawn(dub_among_failures, (tmp_path, (segment, conditions, speech, Seed(1, "job"))), nprocs=2)
+    by_rank = [json.loads((tmp_path / f"outcomes.{rank}.json").read_text()) for rank in range(2)]
+    for number, (failing, _, _, error) in enumerate(FAILING_CALLS):
+        own, other = by_rank[failing][number], by_rank[1 - failing][number]
+        assert own == [type(error).__name__, str(error), getattr(error, "errno", None)]
+        if isinstance(error, KeyError):
+            assert other == ["RuntimeError", f"rank {failing}: KeyError: {error}", None]
+        else:
+            assert other[0] == own[0] and f"rank {failing}: {error}" in other[1] and other[2] == own[2]
+    assert by_rank[0][-1] == ["Chunk", "Chunk", "Clip"]
+    assert by_rank[1][-1] == []
+
+
+def test_a_long_message_is_cut_between_characters():
+    status = encode_status(Transient("ü" * STATUS_BYTES))
+    assert len(status) == STATUS_BYTES
+    assert str(decode_status(status, 3)) == f"rank 3: {'ü' * ((STATUS_BYTES - 3) // 2)}"

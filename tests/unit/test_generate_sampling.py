@@ -6,15 +6,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from infinitedub.stages.generate.sampling.guidance import Apg, Cfg, Momentum, Pass, across
-from infinitedub.stages.generate.sampling.samplers import SAMPLERS, SamplerSettings
-from infinitedub.stages.generate.sampling.schedules import shifted_sigmas
-from infinitedub.stages.generate.sampling.step_cache import Residual, TeaCache
+from infinitedub.stages.sampling.guidance import Apg, Cfg, Momentum, Pass, orthogonal_part
+from infinitedub.stages.sampling.samplers import SAMPLERS, SamplerSettings
+from infinitedub.stages.sampling.schedules import shifted_sigmas
+from infinitedub.stages.sampling.step_cache import ResidualCache, TeaCache
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
 
-def decay(latents, sigma):
+def decay(latents, sigma, step):
     """dx/ds = x cos(s): x(0) = x(1) exp(-sin 1)."""
     return latents * torch.cos(sigma)
 
@@ -36,15 +36,17 @@ def test_the_error_shrinks_at_least_with_the_step(sampler):
 def test_straight_flows_are_followed_exactly(sampler):
     """Flow matching trains towards straight lines: from noise e to sample x the flow is e - x everywhere."""
     noise, sample = torch.randn(2, 1, 4, dtype=torch.float64)
-    reached = sampler(lambda latents, sigma: noise - sample, noise, shifted_sigmas(5, 7.0).double())
+    reached = sampler(lambda latents, sigma, step: noise - sample, noise, shifted_sigmas(5, 7.0).double())
     assert torch.allclose(reached, sample, atol=1e-12)
 
 
 @every_sampler
-def test_one_step_of_the_schedule_is_one_question_at_its_sigma(sampler):
-    asked = []
-    sampler(lambda latents, sigma: asked.append(float(sigma)) or latents, torch.ones(1), torch.tensor([1.0, 0.5, 0.25, 0.0]))
-    assert asked == [1.0, 0.5, 0.25]
+def test_each_step_begins_with_an_evaluation_at_its_sigma(sampler):
+    evaluated = []
+    sampler(lambda latents, sigma, step: evaluated.append((step, float(sigma))) or latents, torch.ones(1), torch.tensor([1.0, 0.5, 0.25, 0.0]))
+    assert [step for step, _ in evaluated] == sorted(step for step, _ in evaluated)
+    first = dict(reversed(evaluated))
+    assert first == {0: 1.0, 1: 0.5, 2: 0.25}
 
 
 def test_the_schedule_falls_from_one_to_nothing():
@@ -91,14 +93,14 @@ def test_cfg_is_the_published_sum_of_three(audio: float):
     guidance = Cfg(name="cfg", text_scale=5.0, audio_scale=audio)
     given = answers(Pass.COND, Pass.DROP_TEXT, Pass.UNCOND)
     c, t, u = given.values()
-    made = guidance.start()({each: given[each] for each in guidance.passes})
+    made = guidance.start()({each: given[each] for each in guidance.passes}, 0)
     assert torch.allclose(made, u + 5.0 * (c - t) + audio * (t - u), atol=1e-5)
 
 
 def test_cfg_is_the_published_sum_of_two():
     given = answers(Pass.COND, Pass.DROP_AUDIO)
     c, a = given.values()
-    made = Cfg(name="cfg", text_scale=1.0, audio_scale=3.0).start()(given)
+    made = Cfg(name="cfg", text_scale=1.0, audio_scale=3.0).start()(given, 0)
     assert torch.allclose(made, a + 3.0 * (c - a), atol=1e-5)
 
 
@@ -107,12 +109,12 @@ def test_cfg_is_the_published_sum_of_two():
 )
 def test_without_guidance_the_answer_stands(guidance):
     given = answers(Pass.COND)
-    assert torch.equal(guidance.start()(given), given[Pass.COND])
+    assert torch.equal(guidance.start()(given, 0), given[Pass.COND])
 
 
 def test_apg_adds_only_what_lies_across_the_answer():
     given = answers(Pass.COND, Pass.DROP_AUDIO)
-    made = Apg(name="apg", text_scale=1.0, audio_scale=3.0, momentum=0.0, norm_threshold=0.0).start()(given)
+    made = Apg(name="apg", text_scale=1.0, audio_scale=3.0, momentum=0.0, norm_threshold=0.0).start()(given, 0)
     c, a = given.values()
     added = (made - c).double()
     assert (added * c.double()).sum().abs() < 1e-3  # of sums of 384 products
@@ -123,25 +125,37 @@ def test_apg_adds_only_what_lies_across_the_answer():
 def test_apg_shortens_what_is_longer_than_the_threshold():
     difference, cond = torch.zeros(1, 8), torch.zeros(1, 8)
     difference[0, 0], cond[0, 1] = 10.0, 1.0
-    assert Momentum(0.0, 4.0)(difference, cond).norm() == pytest.approx(4.0)
-    assert Momentum(0.0, 40.0)(difference, cond).norm() == pytest.approx(10.0)
-    assert Momentum(0.0, 0.0)(difference, cond).norm() == pytest.approx(10.0)
+    assert Momentum(0.0, 4.0)(difference, cond, 0).norm() == pytest.approx(4.0)
+    assert Momentum(0.0, 40.0)(difference, cond, 0).norm() == pytest.approx(10.0)
+    assert Momentum(0.0, 0.0)(difference, cond, 0).norm() == pytest.approx(10.0)
 
 
 def test_apg_remembers_steps_but_not_windows():
     guidance = Apg(name="apg", text_scale=5.0, audio_scale=4.0, momentum=-0.75, norm_threshold=0.0)
     given = answers(*guidance.passes)
     window = guidance.start()
-    first, second = window(given), window(given)
+    first, second = window(given, 0), window(given, 1)
     assert not torch.allclose(first, second)
-    assert torch.equal(guidance.start()(given), first)
+    assert torch.equal(guidance.start()(given, 0), first)
     cond = given[Pass.COND]  # the running difference of the second step is d - 0.75 d
     assert torch.allclose(second - cond, 0.25 * (first - cond), atol=1e-4)
 
 
+def test_apg_counts_steps_and_not_evaluations():
+    """The running difference of a step is that of its first evaluation; all evaluations start from the difference of the step before."""
+    first, second, third = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(1))
+    cond = torch.zeros(1, 8)  # nothing is projected away
+    once, twice = Momentum(-0.5, 0.0), Momentum(-0.5, 0.0)
+    once(first, cond, 0)
+    twice(first, cond, 0)
+    assert torch.equal(twice(third, cond, 0), third)
+    assert torch.equal(twice(second, cond, 1), once(second, cond, 1))
+    assert torch.allclose(twice(third, cond, 1), third - 0.5 * first)
+
+
 def test_a_difference_along_the_answer_vanishes():
     cond = torch.randn(1, 16, 2, 3, 4)
-    assert across(3.0 * cond, cond).abs().max() < 1e-6
+    assert orthogonal_part(3.0 * cond, cond).abs().max() < 1e-6
 
 
 # -- step cache -----------------------------------------------------------------------------------------------------------------------------
@@ -169,11 +183,20 @@ def test_the_first_and_last_steps_are_always_computed():
     assert teacache(threshold=99.0, warmup_steps=3, final_steps=2).computed(rising(8, 0.1)) == (True, True, True, False, False, False, True, True)
 
 
-def test_what_was_kept_is_used_until_the_blocks_are_asked_again():
-    steps = Residual([True, False, True, False])
-    assert steps.reuse() is None
-    steps.keep(torch.tensor(1.0))
-    assert steps.reuse() == 1.0
-    assert steps.reuse() is None
-    steps.keep(torch.tensor(2.0))
-    assert steps.reuse() == 2.0
+def test_a_residual_is_reused_until_the_blocks_are_computed_again():
+    cache = ResidualCache([True, False, True, False])
+    assert cache.at(0).reuse() is None
+    cache.at(0).keep(torch.tensor(1.0))
+    assert cache.at(1).reuse() == 1.0
+    assert cache.at(2).reuse() is None
+    cache.at(2).keep(torch.tensor(2.0))
+    assert cache.at(3).reuse() == 2.0
+
+
+def test_all_evaluations_of_a_step_follow_its_decision():
+    cache = ResidualCache([True, False, True])
+    for value in (1.0, 2.0):
+        assert cache.at(0).reuse() is None
+        cache.at(0).keep(torch.tensor(value))
+    assert [cache.at(1).reuse(), cache.at(1).reuse()] == [2.0, 2.0]
+    assert cache.at(2).reuse() is None

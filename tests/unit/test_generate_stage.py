@@ -1,5 +1,7 @@
 """The denoising stage as the pipeline calls it, with the tiny model that comes with the package."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.errors import ConfigError, Transient
 from infinitedub.stages.generate.stage import GenerateStage
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.video_io import read_all
+from infinitedub.stages.model.dit import TalkingBlock
 from infinitedub.stages.records import Artifact, Chunk, Clip, Prompt, Seed, Speech
+from infinitedub.stages.sampling.samplers import SAMPLERS
 from tests.unit.tiny import condition_settings, generate_settings, read, segment_of, source_of
 
 
@@ -154,6 +158,42 @@ def test_every_setting_makes_another_film(files, conditions, speech, changes):
         stage.close()
     assert films[0].shape == films[1].shape == (20, 96, 96, 3)
     assert not np.array_equal(*films)
+
+
+def heun(flow, latents, sigmas):
+    """Second order: two evaluations per step (Heun's method)."""
+    for step, (sigma, following) in enumerate(pairwise(sigmas)):
+        slope = flow(latents, sigma, step)
+        predicted = latents + slope * (following - sigma)
+        latents = latents + (slope + flow(predicted, following, step)) / 2 * (following - sigma)
+    return latents
+
+
+TEACACHE = {"name": "teacache", "threshold": 9.0, "coefficients": [1.0, 0.0], "warmup_steps": 1, "final_steps": 1}
+APG = {"name": "apg", "text_scale": 3.0, "audio_scale": 2.0, "momentum": -0.75, "norm_threshold": 55.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "computed"),
+    [
+        ({"cache": TEACACHE}, 2 * 2 * 2),  # of 3 steps the first and the last, each in two evaluations of two passes
+        ({"guidance": APG}, 3 * 2 * 3),
+        ({"cache": TEACACHE, "guidance": APG}, 2 * 2 * 3),
+    ],
+    ids=["teacache", "apg", "both"],
+)
+def test_a_sampler_may_evaluate_the_model_twice_per_step(files, conditions, speech, monkeypatch, changes, computed):
+    monkeypatch.setitem(SAMPLERS, "heun", heun)
+    blocks_run = []
+    block = TalkingBlock.forward
+    monkeypatch.setattr(TalkingBlock, "forward", lambda self, *inputs: blocks_run.append(self) or block(self, *inputs))
+    segment = segment_of(20)
+    prepared = conditions(segment)
+    stage = GenerateStage(generate_settings(sampler={"name": "heun", "steps": 3, "shift": 3.0}, **changes))
+    stage.open(Rank())
+    made = pixels(generate(stage, segment, prepared, speech, files)[0], files)
+    assert made.shape == (20, 96, 96, 3)
+    assert blocks_run.count(blocks_run[0]) == computed
 
 
 def test_broken_numbers_are_told_from_bugs(files, conditions, speech, tmp_path):

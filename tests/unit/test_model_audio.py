@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from infinitedub.stages.model.audio_conditioning import AudioProjector, window_indices
-from infinitedub.stages.model.shards import Alone
-from infinitedub.stages.model.speakers import listener_positions, reference_map, rotate, speaker_positions, token_classes
-from infinitedub.stages.model.weights.keymap import SAVED, translator
-from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.shards import SingleDevice
+from infinitedub.stages.model.speakers import audio_token_positions, reference_map, rotate, speaker_positions, token_classes
+from infinitedub.stages.model.weights.keymap import IDENTITY, translator
+from infinitedub.stages.model.weights.load import build_empty, load_weights, map_sources
 from tests.golden.read import facts, golden, weights
 
 
@@ -32,7 +32,7 @@ def test_the_projector_is_the_releases(case, persons):
             output_dim=sizes["output_dim"],
             norm_output=sizes["norm_output_audio"],
         )
-    fill(projector, trace(weights("audio_proj", f"{case}.w."), translator(SAVED)), dtype=torch.float32, device="cpu")
+    load_weights(projector, map_sources(weights("audio_proj", f"{case}.w."), translator(IDENTITY)), dtype=torch.float32, device="cpu")
     audio = tensors[f"{case}.{persons}.in.audio"]
     first, later = projector.gather_rows(audio)
     assert torch.equal(first, tensors[f"{case}.{persons}.in.first"])
@@ -90,7 +90,7 @@ def test_positions_are_the_releases():
         key = f"int.blocks.{block}.audio_cross_attn.rope_1d"
         turned = rotate(tensors[f"{key}.q_in"].transpose(1, 2), tensors[f"{key}.q_pos"])
         assert torch.allclose(turned.transpose(1, 2), tensors[f"{key}.q_out"], rtol=0, atol=1e-5)
-    listeners = listener_positions(12, torch.device("cpu"))
+    listeners = audio_token_positions(12, torch.device("cpu"))
     assert torch.equal(listeners.repeat(4), tensors["int.blocks.0.audio_cross_attn.rope_1d.k_pos"])
 
 
@@ -99,7 +99,7 @@ def positions(masks: torch.Tensor) -> torch.Tensor:
     keys = 100 * torch.eye(3).view(1, 3, 1, 3)
     query = torch.eye(3).repeat_interleave(2, dim=0).view(1, 6, 1, 3)
     query = query * torch.tensor([1.0, 0.01, 1.0, 0.01, 1.0, 0.01]).view(1, 6, 1, 1)  # the second of each pair is less sure
-    return speaker_positions(query, torch.cat([keys, keys], dim=1), masks, Alone(), compat_upstream=False)
+    return speaker_positions(query, torch.cat([keys, keys], dim=1), masks, SingleDevice(), compat_upstream=False)
 
 
 def test_tokens_go_to_the_person_they_attend_to():

@@ -1,4 +1,4 @@
-"""Models as they lie on disk: the release's layout, diffusers' layout, and the tiny model that ships."""
+"""Models on disk: the release's layout, diffusers' layout, and the bundled tiny model."""
 
 import filecmp
 import json
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.shards import Alone
+from infinitedub.stages.model.shards import SingleDevice
 from infinitedub.stages.model.weights.bundle import Bundle, open_bundle
 from tests.golden.read import facts, golden, weights
 
@@ -36,7 +36,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def write_speech(folder: Path) -> None:
-    """A wav2vec2 encoder as large as the golden denoiser wants it."""
+    """Writes a wav2vec2 encoder of the size that the golden denoiser needs."""
     config = Wav2Vec2Config(
         hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, conv_dim=[8] * 7, num_conv_pos_embedding_groups=4
     )
@@ -73,7 +73,7 @@ def open_release(root: Path) -> Bundle:
     return open_bundle(root, root / "single" / "infinitetalk.safetensors", root / "speech")
 
 
-def save_as_folders(bundle: Bundle, root: Path) -> None:
+def save_as_diffusers(bundle: Bundle, root: Path) -> None:
     """Writes the networks of `bundle` in the layout of diffusers."""
     transformer, codec, text, image = bundle.transformer(*CPU), bundle.codec(*CPU), bundle.text_encoder(*CPU), bundle.image_encoder(*CPU)
     audio = {name: value.clone() for name, value in transformer.state_dict().items() if any(part in name for part in AUDIO_PARTS)}
@@ -86,17 +86,17 @@ def save_as_folders(bundle: Bundle, root: Path) -> None:
     text.model.save_pretrained(root / "text_encoder")
     image.model.save_pretrained(root / "image_encoder")
     text.tokenizer.save_pretrained(root / "tokenizer")
-    shutil.copytree(bundle.ear.folder, root / "wav2vec2")
+    shutil.copytree(bundle.speech.folder, root / "wav2vec2")
 
 
 @pytest.fixture(scope="module")
 def folders(release, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("folders")
-    save_as_folders(open_release(release), root)
+    save_as_diffusers(open_release(release), root)
     return root
 
 
-def same(one: nn.Module, other: nn.Module) -> None:
+def assert_equal_parameters(one: nn.Module, other: nn.Module) -> None:
     ours, theirs = one.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
@@ -111,32 +111,32 @@ def voice() -> np.ndarray:
 
 
 @torch.no_grad()
-def test_the_release_makes_the_releases_flow(release):
+def test_the_release_layout_gives_the_golden_flow(release):
     network, tensors = open_release(release).transformer(*CPU), golden("dit_single")
-    told = network.embed(tensors["in.context"][None], tensors["in.clip_fea"], tensors["in.audio"])
-    made = network(torch.cat([tensors["in.x"][None], tensors["in.y"]], dim=1), tensors["in.t"], told, None, shards=Alone())
+    conditioning = network.embed(tensors["in.context"][None], tensors["in.clip_fea"], tensors["in.audio"])
+    made = network(torch.cat([tensors["in.x"][None], tensors["in.y"]], dim=1), tensors["in.t"], conditioning, None, shards=SingleDevice())
     assert torch.allclose(made, tensors["out"], rtol=0, atol=1e-4)
 
 
-def test_the_releases_codec_makes_its_frames(release):
+def test_the_release_layout_gives_the_golden_frames(release):
     codec, tensors = open_release(release).codec(*CPU), golden("vae")
     assert torch.allclose(codec.decode(tensors["a.in.z"][None])[0], tensors["a.out.decoded"], rtol=0, atol=1e-5)
 
 
 def test_both_layouts_hold_the_same_networks(release, folders):
     one, other = open_release(release), open_bundle(folders)
-    same(one.transformer(*CPU), other.transformer(*CPU))
-    same(one.codec(*CPU).vae, other.codec(*CPU).vae)
-    same(one.text_encoder(*CPU).model, other.text_encoder(*CPU).model)
-    same(one.image_encoder(*CPU).model, other.image_encoder(*CPU).model)
-    same(one.ear.encoder(*CPU).model, other.ear.encoder(*CPU).model)
+    assert_equal_parameters(one.transformer(*CPU), other.transformer(*CPU))
+    assert_equal_parameters(one.codec(*CPU).vae, other.codec(*CPU).vae)
+    assert_equal_parameters(one.text_encoder(*CPU).model, other.text_encoder(*CPU).model)
+    assert_equal_parameters(one.image_encoder(*CPU).model, other.image_encoder(*CPU).model)
+    assert_equal_parameters(one.speech.encoder(*CPU).model, other.speech.encoder(*CPU).model)
 
 
-def test_both_layouts_say_the_same(release, folders):
+def test_both_layouts_give_the_same_outputs(release, folders):
     one, other = open_release(release), open_bundle(folders)
     frame = torch.linspace(-1, 1, 3 * 40 * 30).view(1, 3, 40, 30)
     assert torch.equal(one.image_encoder(*CPU)(frame), other.image_encoder(*CPU)(frame))
-    assert torch.equal(one.ear.encoder(*CPU)(voice()), other.ear.encoder(*CPU)(voice()))
+    assert torch.equal(one.speech.encoder(*CPU)(voice()), other.speech.encoder(*CPU)(voice()))
     assert torch.equal(one.codec(*CPU).encode(frame[:, :, None, :, :24]), other.codec(*CPU).encode(frame[:, :, None, :, :24]))
 
 
@@ -149,11 +149,11 @@ def test_a_pickled_speech_encoder_of_an_older_version_is_read(release, tmp_path)
         for name, value in tensors.items()
     }
     torch.save(old | {"project_hid.weight": torch.zeros(2), "quantizer.codevectors": torch.zeros(2)}, tmp_path / "speech" / "pytorch_model.bin")
-    made = open_bundle(release, release / "single" / "infinitetalk.safetensors", tmp_path / "speech").ear.encoder(*CPU)
-    assert torch.equal(made(voice()), open_release(release).ear.encoder(*CPU)(voice()))
+    made = open_bundle(release, release / "single" / "infinitetalk.safetensors", tmp_path / "speech").speech.encoder(*CPU)
+    assert torch.equal(made(voice()), open_release(release).speech.encoder(*CPU)(voice()))
 
 
-def test_bfloat16_is_what_was_asked_for(release):
+def test_networks_load_in_bfloat16(release):
     bundle = open_release(release)
     network = bundle.transformer(torch.bfloat16, "cpu")
     assert {parameter.dtype for parameter in network.blocks.parameters()} == {torch.bfloat16}
@@ -162,7 +162,7 @@ def test_bfloat16_is_what_was_asked_for(release):
     assert bundle.text_encoder(torch.bfloat16, "cpu").model.dtype == torch.bfloat16
 
 
-def test_an_adapter_may_bring_base_weights(release, tmp_path):
+def test_an_adapter_can_replace_base_weights(release, tmp_path):
     adapter = load_file(release / "single" / "infinitetalk.safetensors")
     save_file(adapter | {"blocks.1.self_attn.q.bias": torch.full((64,), 0.5)}, tmp_path / "adapter.safetensors")
     network = open_bundle(release, tmp_path / "adapter.safetensors", release / "speech").transformer(*CPU)
@@ -174,7 +174,7 @@ def test_loras_are_merged_in_both_layouts(release, folders, tmp_path):
     save_file(lora, tmp_path / "lora.safetensors")
     loras = [(tmp_path / "lora.safetensors", 1.0), (tmp_path / "lora.safetensors", 0.2)]  # two of them add up to the fixture's 1.2
     one = open_release(release).transformer(*CPU, loras=loras, compat_upstream=True)
-    same(one, open_bundle(folders).transformer(*CPU, loras=loras, compat_upstream=True))
+    assert_equal_parameters(one, open_bundle(folders).transformer(*CPU, loras=loras, compat_upstream=True))
     plain = open_release(release).transformer(*CPU)
     key = "blocks.0.self_attn.q.weight"
     change = golden("lora")[f"after.{key}"] - golden("lora")[f"before.{key}"]
@@ -221,7 +221,7 @@ def test_missing_adapter_and_speech_are_named(release):
 
 
 def test_an_adapter_of_another_speech_encoder_is_refused(release):
-    with pytest.raises(ConfigError, match="do not belong together"):
+    with pytest.raises(ConfigError, match="must have been trained together"):
         open_bundle(release, release / "single" / "infinitetalk.safetensors", TINY / "wav2vec2").transformer(*CPU)
 
 
@@ -230,7 +230,7 @@ def test_a_base_without_audio_weights_is_no_adapter(release):
         open_bundle(release, release / "diffusion_pytorch_model-00001-of-00002.safetensors", release / "speech").transformer(*CPU)
 
 
-def test_a_transformer_of_another_make_is_refused(folders, tmp_path):
+def test_a_transformer_with_unsupported_settings_is_refused(folders, tmp_path):
     shutil.copytree(folders, tmp_path / "root")
     path = tmp_path / "root" / "transformer" / "config.json"
     write_json(path, json.loads(path.read_text()) | {"qk_norm": None})
@@ -245,7 +245,7 @@ def test_a_tokenizer_without_files_is_refused(folders, tmp_path):
     shutil.copytree(folders, tmp_path / "root")
     for path in (tmp_path / "root" / "tokenizer").iterdir():
         path.unlink()
-    with pytest.raises(ConfigError, match="no tokenizer can be read"):
+    with pytest.raises(ConfigError, match="no readable tokenizer"):
         open_bundle(tmp_path / "root").text_encoder(*CPU)
 
 
@@ -253,7 +253,7 @@ def test_a_speech_encoder_of_another_rate_is_refused(folders, tmp_path):
     shutil.copytree(folders / "wav2vec2", tmp_path / "speech")
     write_json(tmp_path / "speech" / "preprocessor_config.json", {"sampling_rate": 8000})
     with pytest.raises(ConfigError, match="8000 Hz"):
-        open_bundle(folders, speech=tmp_path / "speech").ear.encoder(*CPU)
+        open_bundle(folders, speech=tmp_path / "speech").speech.encoder(*CPU)
 
 
 # -- the tiny model ----------------------------------------------------------------------------------------------------
@@ -264,13 +264,13 @@ def tiny() -> Bundle:
     return open_bundle(TINY)
 
 
-def test_the_toy_model_is_small():
+def test_the_tiny_model_is_small():
     assert sum(path.stat().st_size for path in TINY.rglob("*.safetensors")) < 16_000_000
 
 
 @torch.no_grad()
-def test_the_toy_model_hears_reads_and_sees(tiny):
-    network, audio = tiny.transformer(*CPU), tiny.ear.encoder(*CPU)(voice())
+def test_the_tiny_model_depends_on_text_image_and_speech(tiny):
+    network, audio = tiny.transformer(*CPU), tiny.speech.encoder(*CPU)(voice())
     text, image = tiny.text_encoder(*CPU)("A person talks. 早上好"), tiny.image_encoder(*CPU)(torch.rand(1, 3, 64, 64) * 2 - 1)
     assert text.shape == (26, network.config.text_dim)  # 16 ASCII bytes, 9 of the Chinese, and the end
     assert image.shape == (1, 257, network.config.image_dim)
@@ -280,7 +280,7 @@ def test_the_toy_model_hears_reads_and_sees(tiny):
     latents = torch.randn(1, 36, 3, 8, 8)
 
     def flow(text: torch.Tensor, image: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-        return network(latents, torch.tensor([600.0]), network.embed(text[None], image, windows), None, shards=Alone())
+        return network(latents, torch.tensor([600.0]), network.embed(text[None], image, windows), None, shards=SingleDevice())
 
     made = flow(text, image, windows)
     assert made.shape == (1, 16, 3, 8, 8)
@@ -289,7 +289,7 @@ def test_the_toy_model_hears_reads_and_sees(tiny):
         assert not torch.allclose(made, other, atol=1e-4)
 
 
-def test_the_toy_codec_keeps_its_range(tiny):
+def test_the_tiny_codec_keeps_its_range(tiny):
     codec = tiny.codec(*CPU)
     frames = codec.decode(torch.randn(1, 16, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert frames.shape == (1, 3, 9, 64, 64)
@@ -299,16 +299,18 @@ def test_the_toy_codec_keeps_its_range(tiny):
     assert latents.abs().mean() < 3
 
 
-def test_long_prompts_are_cut_to_what_the_denoiser_takes(tiny):
+def test_long_prompts_are_truncated(tiny):
     assert len(tiny.text_encoder(*CPU)("word " * 1000)) == 512
-    assert len(tiny.text_encoder(*CPU)("")) == 1  # the end mark alone
+    assert len(tiny.text_encoder(*CPU)("")) == 1  # only the end token
 
 
-def test_the_maker_gives_the_same_files_again(tmp_path):
-    """Made twice anew: the shipped weights may be trained ones."""
+def test_make_is_reproducible(tmp_path):
+    """Compares two fresh runs, because the shipped weights are trained."""
     one, two = tmp_path / "one", tmp_path / "two"
     make = f"from pathlib import Path; from infinitedub.assets.tiny_bundle.make import main; main(Path({str(one)!r})); main(Path({str(two)!r}))"
-    subprocess.run([sys.executable, "-c", make], cwd=ROOT, check=True, capture_output=True)  # apart, since it sets torch's global switches
+    subprocess.run(
+        [sys.executable, "-c", make], cwd=ROOT, check=True, capture_output=True
+    )  # in a process of its own, since it sets torch's global switches
     names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
     assert "vae/diffusion_pytorch_model.safetensors" in names
     assert filecmp.cmpfiles(one, two, names, shallow=False)[0] == names

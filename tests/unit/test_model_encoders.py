@@ -7,12 +7,12 @@ from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel, Wav2Vec2Config, Wav2Vec2Model
 
 from infinitedub.stages.errors import BadInput, ConfigError
-from infinitedub.stages.model.image_encoder import ImageEncoder, prepare
+from infinitedub.stages.model.image_encoder import ImageEncoder, preprocess
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.speech_encoder import Piece, SpeechEncoder, plan_pieces, read_between
-from infinitedub.stages.model.text_encoder import TextEncoder, clean
+from infinitedub.stages.model.speech_encoder import FeatureChunk, SpeechEncoder, interpolate_features, plan_chunks
+from infinitedub.stages.model.text_encoder import TextEncoder, clean_prompt
 from infinitedub.stages.model.weights.keymap import IMAGE, SAVED_SPEECH, TEXT, codec_translator, translator
-from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.weights.load import build_empty, load_weights, map_sources
 from infinitedub.stages.model.weights.sizes import codec_sizes, text_config
 from infinitedub.stages.records import Span
 from tests.golden.read import facts, golden, weights
@@ -32,7 +32,7 @@ def codec() -> LatentCodec:
     assert sizes["temperal_downsample"] == facts("vae")["temperal_downsample"]
     with build_empty():
         network = AutoencoderKLWan(**sizes)
-    fill(network, trace(checkpoint, codec_translator(sizes["num_res_blocks"])), **CPU)
+    load_weights(network, map_sources(checkpoint, codec_translator(sizes["num_res_blocks"])), **CPU)
     return LatentCodec(network)
 
 
@@ -81,13 +81,13 @@ def test_text_states_are_the_releases(row, length):
     with build_empty():
         network = UMT5EncoderModel(text_config(checkpoint))
         network.encoder.embed_tokens = network.shared
-    fill(network, trace(checkpoint, translator(TEXT)), **CPU)
+    load_weights(network, map_sources(checkpoint, translator(TEXT)), **CPU)
     made = TextEncoder(network, Ids(tensors["in.ids"][row : row + 1, :length]))("a prompt")
     assert torch.allclose(made, tensors[f"out.ctx{row}"], rtol=0, atol=2e-5)
 
 
 def test_prompts_are_cleaned():
-    assert clean("  Tom &amp;amp; Jerry\n\ttalk &lt;b&gt; cafÃ© ") == "Tom & Jerry talk <b> café"
+    assert clean_prompt("  Tom &amp;amp; Jerry\n\ttalk &lt;b&gt; cafÃ© ") == "Tom & Jerry talk <b> café"
 
 
 # -- image ------------------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_picture_tokens_are_the_releases(case):
                 layer_norm_eps=1e-5,
             )
         )
-    fill(network, trace(weights("clip"), translator(IMAGE)), **CPU)
+    load_weights(network, map_sources(weights("clip"), translator(IMAGE)), **CPU)
     frame = tensors[f"{case}.in.image"][:, :, 0]
-    assert torch.allclose(prepare(frame, 224), tensors[f"{case}.pixel_values"], rtol=0, atol=1e-5)
+    assert torch.allclose(preprocess(frame, 224), tensors[f"{case}.pixel_values"], rtol=0, atol=1e-5)
     assert torch.allclose(ImageEncoder(network)(frame), tensors[f"{case}.out"], rtol=0, atol=1e-5)
 
 
@@ -124,7 +124,7 @@ def hearing() -> SpeechEncoder:
     sizes |= {"mask_time_prob": 0.0}
     with build_empty():
         network = Wav2Vec2Model(Wav2Vec2Config(**sizes))
-    fill(network, trace(weights("wav2vec"), translator(SAVED_SPEECH)), **CPU)
+    load_weights(network, map_sources(weights("wav2vec"), translator(SAVED_SPEECH)), **CPU)
     return SpeechEncoder(network, normalise=facts("wav2vec")["feature_extractor"]["do_normalize"])
 
 
@@ -146,7 +146,7 @@ def test_speech_features_are_the_releases(hearing, case):
 @pytest.mark.parametrize("rows", [1, 24, 25, 37, 60])
 def test_features_are_read_between_neighbours_as_the_release_does(rows):
     tensors = golden("utils")
-    made = read_between(tensors["interp.in"].transpose(1, 2), torch.linspace(0, 48, rows, dtype=torch.float64))
+    made = interpolate_features(tensors["interp.in"].transpose(1, 2), torch.linspace(0, 48, rows, dtype=torch.float64))
     assert torch.allclose(made.transpose(1, 2), tensors[f"interp.{rows}.out"], rtol=0, atol=1e-5)
 
 
@@ -205,10 +205,10 @@ def test_the_encoder_is_as_before_after_chunks(hearing):
 
 
 def test_pieces_cover_every_frame_once():
-    assert plan_pieces(10, 4, 2) == (
-        Piece(Span(0, 4), Span(0, 6)),
-        Piece(Span(4, 8), Span(2, 10)),
-        Piece(Span(8, 10), Span(6, 10)),
+    assert plan_chunks(10, 4, 2) == (
+        FeatureChunk(Span(0, 4), Span(0, 6)),
+        FeatureChunk(Span(4, 8), Span(2, 10)),
+        FeatureChunk(Span(8, 10), Span(6, 10)),
     )
 
 

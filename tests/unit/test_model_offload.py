@@ -10,7 +10,7 @@ from torch import nn
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.generate.stage import GenerateStage
-from infinitedub.stages.media.video import read_all
+from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.model.offload import offload
 from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
 from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of
@@ -67,7 +67,8 @@ def test_conditions_and_frames_are_the_same_with_little_memory(files, tmp_path, 
         sent.append(len(layers))
         offload(layers)
 
-    monkeypatch.setattr("infinitedub.stages.model.offload.offload", counted)
+    for module in ("preparation", "window"):
+        monkeypatch.setattr(f"infinitedub.stages.engines.infinitetalk.{module}.offload", counted)
     photograph, features = tmp_path / "face.png", tmp_path / "speech.safetensors"
     Image.fromarray(np.random.default_rng(0).integers(60, 200, (64, 64, 3), np.uint8)).save(photograph)
     save_file({"speaker_0": torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(5)), "silence": torch.zeros(3, 64)}, features)

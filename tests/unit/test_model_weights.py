@@ -7,9 +7,9 @@ from torch import nn
 
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
-from infinitedub.stages.model.weights.checkpoint import Loaded, Safetensors, find_safetensors, unpickle
-from infinitedub.stages.model.weights.keymap import IMAGE, SAVED, SAVED_IMAGE, SAVED_SPEECH, SAVED_TEXT, TRANSFORMER, codec_translator, translator
-from infinitedub.stages.model.weights.load import build_empty, fill, trace
+from infinitedub.stages.model.weights.checkpoint import InMemoryCheckpoint, SafetensorsCheckpoint, find_safetensors, open_pickle
+from infinitedub.stages.model.weights.keymap import IDENTITY, IMAGE, SAVED_IMAGE, SAVED_SPEECH, SAVED_TEXT, TRANSFORMER, codec_translator, translator
+from infinitedub.stages.model.weights.load import build_empty, load_weights, map_sources
 from tests.golden.read import facts, golden
 
 CPU = dict(dtype=torch.float32, device="cpu")
@@ -75,7 +75,7 @@ def complete() -> dict[str, torch.Tensor]:
 
 def load(tensors: dict[str, torch.Tensor], **how) -> nn.Module:
     network = small()
-    fill(network, trace(Loaded("memory", tensors), translator(SAVED)), **{**CPU, **how})
+    load_weights(network, map_sources(InMemoryCheckpoint("memory", tensors), translator(IDENTITY)), **{**CPU, **how})
     return network
 
 
@@ -118,7 +118,12 @@ def test_long_lists_are_cut():
 def test_later_checkpoints_override_earlier_ones():
     base, later = complete(), {"0.bias": torch.full((2,), 7.0)}
     network = small()
-    fill(network, trace(Loaded("memory", base), translator(SAVED)) | trace(Loaded("memory", later), translator(SAVED)), **CPU)
+    load_weights(
+        network,
+        map_sources(InMemoryCheckpoint("memory", base), translator(IDENTITY))
+        | map_sources(InMemoryCheckpoint("memory", later), translator(IDENTITY)),
+        **CPU,
+    )
     assert network[0].bias.tolist() == [7.0, 7.0]
 
 
@@ -126,7 +131,7 @@ def test_one_tensor_may_fill_three_parameters():
     with build_empty():
         network = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "qkv"})
     whole = torch.arange(12.0).view(6, 2)
-    fill(network, trace(Loaded("memory", {"qkv.weight": whole}), translator({"qkv.*": ("q.*", "k.*", "v.*")})), **CPU)
+    load_weights(network, map_sources(InMemoryCheckpoint("memory", {"qkv.weight": whole}), translator({"qkv.*": ("q.*", "k.*", "v.*")})), **CPU)
     assert torch.equal(torch.cat([network[name].weight for name in "qkv"]), whole)
 
 
@@ -143,13 +148,13 @@ class Trap:
 def test_pickles_run_no_code(tmp_path):
     torch.save({"weight": Trap()}, tmp_path / "bad.pth")
     with pytest.raises(ConfigError, match=r"bad\.pth"):
-        unpickle(tmp_path / "bad.pth")
+        open_pickle(tmp_path / "bad.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04N."])
 def test_broken_files_are_named(tmp_path, content):
     (tmp_path / "broken").write_bytes(content)
-    for reader in (unpickle, lambda path: Safetensors([path])):
+    for reader in (open_pickle, lambda path: SafetensorsCheckpoint([path])):
         with pytest.raises(ConfigError, match="broken"):
             reader(tmp_path / "broken")
 
@@ -157,7 +162,7 @@ def test_broken_files_are_named(tmp_path, content):
 def test_a_pickle_of_something_else_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ConfigError, match="named tensors"):
-        unpickle(tmp_path / "list.pth")
+        open_pickle(tmp_path / "list.pth")
 
 
 def test_shards_are_read_as_one(tmp_path):

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, placed
+from infinitedub.stages.assemble.soundtrack import BLOCK_SAMPLES, pad_to_film
 from infinitedub.stages.errors import BadInput
-from infinitedub.stages.ingest.timing import Shown, at_constant_rate, output_frame
-from infinitedub.stages.listen.timeline import FRAME_RATE, place
+from infinitedub.stages.ingest.frame_timing import TimedFrame, output_frame_number, to_constant_rate
+from infinitedub.stages.listen.frame_alignment import FRAME_RATE, align_to_frames
 from infinitedub.stages.media.encode import exact_rate
 from infinitedub.stages.model.speech_encoder import FRAME_SAMPLES, SAMPLE_RATE
 from infinitedub.stages.records import Artifact, Length, Segment, Source, Span, Voice
@@ -37,14 +37,14 @@ windows = st.sampled_from([(81, 9), (33, 9), (21, 9), (9, 5), (5, 1), (1, 0)]) |
 # -- time: which frame of the footage is on the screen --------------------------------------------------------------------
 
 
-def steady(rate: Fraction, duration: float, offset: Fraction) -> list[Shown[int]]:
-    return [Shown(offset + n / rate, 1 / rate, n) for n in range(max(1, round(duration * rate)))]
+def steady(rate: Fraction, duration: float, offset: Fraction) -> list[TimedFrame[int]]:
+    return [TimedFrame(offset + n / rate, 1 / rate, n) for n in range(max(1, round(duration * rate)))]
 
 
-def unsteady(lengths: list[Fraction], offset: Fraction) -> list[Shown[int]]:
+def unsteady(lengths: list[Fraction], offset: Fraction) -> list[TimedFrame[int]]:
     """Variable frame rate: each frame is shown until the next one is."""
     starts = [Fraction(0), *accumulate(lengths)]
-    return [Shown(offset + start, length, n) for n, (start, length) in enumerate(zip(starts, lengths, strict=False))]
+    return [TimedFrame(offset + start, length, n) for n, (start, length) in enumerate(zip(starts, lengths, strict=False))]
 
 
 offsets = st.fractions(-10, 3600, max_denominator=90000)
@@ -54,15 +54,15 @@ footage = st.builds(steady, st.sampled_from(RATES), st.floats(0.2, 4), offsets) 
 
 
 @given(shown=footage, fps=st.sampled_from(MODEL_FPS))
-def test_every_output_frame_shows_what_the_footage_shows_then(shown: list[Shown[int]], fps: float) -> None:
+def test_every_output_frame_shows_what_the_footage_shows_then(shown: list[TimedFrame[int]], fps: float) -> None:
     """Frames add up to the footage's duration; each is the one on the screen within half an output frame; none comes out of order."""
     rate = exact_rate(fps)
     origin, end = shown[0].start, shown[-1].start + shown[-1].duration
-    counted = list(at_constant_rate(shown, rate))
+    counted = list(to_constant_rate(shown, rate))
     assert all(count > 0 for _, count in counted)
     assert all(a < b for (a, _), (b, _) in pairwise(counted))
     total = sum(count for _, count in counted)
-    assert total == max(1, output_frame(end - origin, rate))
+    assert total == max(1, output_frame_number(end - origin, rate))
     assert abs(total - (end - origin) * rate) <= Fraction(1, 2) or total == 1
     number = 0
     for frame, count in counted:
@@ -82,7 +82,7 @@ def test_two_hours_do_not_drift(rate: Fraction) -> None:
     """Checked at moments all over the two hours; the rule gives each frame its place without the frames before it."""
     last = round(7200 * rate)
     for fps in MODEL_FPS:
-        begins = [output_frame(number / rate, exact_rate(fps)) for number in range(0, last, 977)]
+        begins = [output_frame_number(number / rate, exact_rate(fps)) for number in range(0, last, 977)]
         exact = [number * float(exact_rate(fps) / rate) for number in range(0, last, 977)]
         assert np.abs(np.array(begins) - np.array(exact)).max() <= 0.5 + 1e-6
 
@@ -108,7 +108,7 @@ class Film:
 def films(draw: st.DrawFn) -> Film:
     fps = draw(st.sampled_from(MODEL_FPS))
     moving = draw(st.booleans())
-    n_source = max(1, output_frame(Fraction(draw(seconds)), exact_rate(fps))) if moving else 1
+    n_source = max(1, output_frame_number(Fraction(draw(seconds)), exact_rate(fps))) if moving else 1
     rates = draw(st.lists(st.sampled_from(SAMPLE_RATES), min_size=1, max_size=2))
     voices: list[Voice] = []
     for rate in rates:
@@ -208,7 +208,7 @@ def check_frames(film: Film) -> None:
 @pytest.mark.parametrize("extend", ["hold", "bounce"])
 def test_two_hours_of_speech_over_a_minute_of_footage(fps: float, extend: str) -> None:
     voice = Voice(NOTHING, 48000, 7200 * 48000, 0, None)
-    source = Source(NOTHING, True, 64, 48, fps, output_frame(Fraction(60), exact_rate(fps)), (voice,))
+    source = Source(NOTHING, True, 64, 48, fps, output_frame_number(Fraction(60), exact_rate(fps)), (voice,))
     n_frames = film_frames(source, Length.AUDIO)
     cuts = (100, 101, 700)
     segments = plan_segments(n_frames, source.n_frames, cuts, window_frames=81, overlap_frames=9, extend=extend)
@@ -223,7 +223,7 @@ def test_two_hours_at_a_variable_rate_with_cuts_anywhere() -> None:
     lengths = [Fraction(chance.randrange(1500, 9000), 90000) for _ in range(123_500)]  # 1/60 to 1/10 s each
     duration = sum(lengths, Fraction(0))
     assert abs(duration - 7200) < 60
-    n_source = sum(count for _, count in at_constant_rate(unsteady(lengths, Fraction(3, 7)), Fraction(25)))
+    n_source = sum(count for _, count in to_constant_rate(unsteady(lengths, Fraction(3, 7)), Fraction(25)))
     assert abs(n_source - duration * 25) <= Fraction(1, 2)
     voice = Voice(NOTHING, 48000, round(duration * 48000), 0, None)
     source = Source(NOTHING, True, 64, 48, 25.0, n_source, (voice,))
@@ -253,7 +253,7 @@ def test_a_voice_lies_on_the_film_sample_for_sample(n_samples: int, start: int, 
         edges = [0, *(cut for cut in accumulate(pieces) if cut < n_samples), n_samples]
         yield from (sound[:, a:b] for a, b in pairwise(edges))
 
-    track = np.concatenate(list(placed(blocks(), 1, start, total)), axis=1)
+    track = np.concatenate(list(pad_to_film(blocks(), 1, start, total)), axis=1)
     wanted = np.zeros((1, total), np.int32)
     heard = min(n_samples, max(0, total - start))
     wanted[:, start : start + heard] = sound[:, :heard]
@@ -265,10 +265,10 @@ def test_what_the_model_hears_of_a_voice_is_where_the_film_has_it(first: int, se
     """Feature rows are film frames: both begin within a sample of each other, also for a voice that waits for another of another rate."""
     n_first, n_second = (max(1, round(length * rate)) for length, rate in zip(lengths, (first, second), strict=True))
     start = round(n_first / first * second)
-    where = place(start, second, round(Fraction(n_second * SAMPLE_RATE, second)))
-    begins = (where.first_frame * FRAME_SAMPLES + where.lead) / SAMPLE_RATE
+    alignment = align_to_frames(start, second, round(Fraction(n_second * SAMPLE_RATE, second)))
+    begins = (alignment.first_frame * FRAME_SAMPLES + alignment.lead_samples) / SAMPLE_RATE
     assert abs(begins - start / second) <= 0.5 / SAMPLE_RATE + 1e-9
     frame = int(start / second * FRAME_RATE)  # the film frame in which it begins
-    assert abs(where.first_frame - frame) <= (abs(begins * FRAME_RATE - round(begins * FRAME_RATE)) < 1e-2)
-    ends = (where.first_frame + where.frames) / FRAME_RATE
+    assert abs(alignment.first_frame - frame) <= (abs(begins * FRAME_RATE - round(begins * FRAME_RATE)) < 1e-2)
+    ends = (alignment.first_frame + alignment.frames) / FRAME_RATE
     assert 0 <= ends - (start + n_second) / second + 1.5 / SAMPLE_RATE <= 1 / FRAME_RATE + 3 / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""Publish: nothing leaves the house that does not play, and nothing without its sidecar."""
+"""Publish: every delivered film decodes to its end and has a sidecar."""
 
 import json
 from dataclasses import replace
@@ -20,16 +20,16 @@ PROVENANCE = Provenance("run-1", {"generate": {"sampler": {"steps": 8}}}, "sha25
 
 
 @pytest.fixture
-def film(studio, files) -> Film:
-    path = studio.footage("film.mp4", 25, size=(128, 96), sound=(np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)[None])
+def film(media, files) -> Film:
+    path = media.footage("film.mp4", 25, size=(128, 96), sound=(np.sin(np.arange(16000) / 9) * 9000).astype(np.int16)[None])
     return Film(files.store(path, "film/mp4"), 25, 25.0, -3.5)
 
 
 @pytest.fixture
-def source(studio, files, film) -> Source:
-    path = studio.folder / "portrait.png"
+def source(media, files, film) -> Source:
+    path = media.folder / "portrait.png"
     Image.fromarray(np.full((120, 100, 3), (200, 40, 40), np.uint8)).save(path)
-    sound = files.store(studio.speech("voice.wav"), "sound/flac")
+    sound = files.store(media.speech("voice.wav"), "sound/flac")
     return Source(files.store(path, "picture/png"), False, 100, 120, 25.0, 1, (Voice(sound, 16000, 16000, 0, None),))
 
 
@@ -47,54 +47,54 @@ def test_film_and_sidecar_are_delivered(files, source: Source, film: Film) -> No
     assert receipt.sidecar.endswith("films/anna-7.json")
 
 
-def test_the_film_comes_last(files, source: Source, film: Film) -> None:
+def test_the_film_is_delivered_last(files, source: Source, film: Film) -> None:
     publish(files, source, film, "side_by_side")
     assert files.delivered == ["films/anna-7.comparison.mp4", "films/anna-7.json", "films/anna-7.mp4"]
 
 
-def test_a_sweep_keeps_its_points_apart(files, source: Source, film: Film) -> None:
+def test_a_sweep_delivers_each_point_to_its_own_folder(files, source: Source, film: Film) -> None:
     receipt = publish(files, source, film, folder="films/steps=8")
     assert receipt.uri.endswith("films/steps=8/anna-7.mp4")
     assert json.loads(Path(receipt.sidecar).read_text())["files"]["film"] == "films/steps=8/anna-7.mp4"
 
 
-def test_the_sidecar_says_what_made_the_film(files, source: Source, film: Film) -> None:
-    said = json.loads(Path(publish(files, source, film).sidecar).read_text(encoding="utf-8"))
-    assert said["job"]["id"] == "anna-7"
-    assert said["job"]["seed"] == 42
-    assert said["job"]["prompt"] == {"text": "speaks \u00e4", "negative": "blur"}
-    assert said["job"]["material"]["speakers"][0]["speech"] == "s3://in/a.wav"
-    assert said["source"]["picture"]["sha256"] == source.picture.sha256
-    assert said["source"]["voices"][0]["sound"]["sha256"] == source.voices[0].sound.sha256
-    assert said["made_by"] == {
+def test_the_sidecar_records_inputs_and_provenance(files, source: Source, film: Film) -> None:
+    sidecar = json.loads(Path(publish(files, source, film).sidecar).read_text(encoding="utf-8"))
+    assert sidecar["job"]["id"] == "anna-7"
+    assert sidecar["job"]["seed"] == 42
+    assert sidecar["job"]["prompt"] == {"text": "speaks \u00e4", "negative": "blur"}
+    assert sidecar["job"]["material"]["speakers"][0]["speech"] == "s3://in/a.wav"
+    assert sidecar["source"]["picture"]["sha256"] == source.picture.sha256
+    assert sidecar["source"]["voices"][0]["sound"]["sha256"] == source.voices[0].sound.sha256
+    assert sidecar["made_by"] == {
         "run": "run-1",
         "config": {"generate": {"sampler": {"steps": 8}}},
         "weights": "sha256:feed",
         "versions": {"torch": "2.13"},
         "seconds": {"generate": 12.5},
     }
-    film_said = said["film"]
-    assert (film_said["sha256"], film_said["bytes"], film_said["drift_ms"]) == (film.file.sha256, film.file.bytes, -3.5)
-    assert (film_said["frames"], film_said["fps"], film_said["seconds"]) == (25, 25.0, 1.0)
-    assert (film_said["width"], film_said["height"], film_said["sample_rate"], film_said["channels"]) == (128, 96, 16000, 1)
-    assert said["files"] == {"film": "films/anna-7.mp4"}
+    recorded_film = sidecar["film"]
+    assert (recorded_film["sha256"], recorded_film["bytes"], recorded_film["drift_ms"]) == (film.file.sha256, film.file.bytes, -3.5)
+    assert (recorded_film["frames"], recorded_film["fps"], recorded_film["seconds"]) == (25, 25.0, 1.0)
+    assert (recorded_film["width"], recorded_film["height"], recorded_film["sample_rate"], recorded_film["channels"]) == (128, 96, 16000, 1)
+    assert sidecar["files"] == {"film": "films/anna-7.mp4"}
 
 
 @pytest.mark.parametrize(
     "folder", ["", "/films", "../films", "films/..", "films/../../x", "films//a", "films/", "~", ".", "a b", "a\n", "s3://b", "a\\b"]
 )
-def test_films_go_to_a_plain_folder_below_the_root(folder: str) -> None:
+def test_the_folder_must_lie_below_the_storage_root(folder: str) -> None:
     with pytest.raises(ValidationError, match="folder"):
         PublishSettings(comparison="none", folder=folder)
 
 
-def test_a_sidecar_holds_no_number_that_is_none(files, source: Source, film: Film) -> None:
+def test_a_sidecar_with_nan_is_refused(files, source: Source, film: Film) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         publish(files, source, replace(film, drift_ms=float("nan")))
     assert files.delivered == []
 
 
-def broken(files, path: Path, film: Film, **changes) -> Film:
+def with_file(files, path: Path, film: Film, **changes) -> Film:
     return replace(film, file=files.store(path, "film/mp4"), **changes)
 
 
@@ -102,47 +102,47 @@ def broken(files, path: Path, film: Film, **changes) -> Film:
     ("name", "frames", "sound", "message"),
     [
         ("short.mp4", 24, 1.0, "holds 24 frames, its record says 25"),
-        ("silent.mp4", 25, 0.0, "1 pictures and 0 sounds"),
-        ("deaf.mp4", 25, 0.8, "sound lasts 0.8"),
-        ("late.mp4", 25, 1.2, "sound lasts 1.2"),
+        ("silent.mp4", 25, 0.0, "1 video and 0 audio streams"),
+        ("cut_sound.mp4", 25, 0.8, "audio lasts 0.8"),
+        ("long_sound.mp4", 25, 1.2, "audio lasts 1.2"),
     ],
 )
-def test_a_film_that_is_not_what_it_says_is_not_delivered(studio, files, source, film, name: str, frames: int, sound: float, message: str) -> None:
+def test_a_film_that_differs_from_its_record_is_not_delivered(media, files, source, film, name: str, frames: int, sound: float, message: str) -> None:
     samples = np.zeros((1, round(16000 * sound)), np.int16) if sound else None
     with pytest.raises(ValueError, match=message):
-        publish(files, source, broken(files, studio.footage(name, frames, sound=samples), film))
+        publish(files, source, with_file(files, media.footage(name, frames, sound=samples), film))
     assert files.delivered == []
 
 
 def test_a_film_at_the_wrong_speed_is_not_delivered(files, source, film: Film) -> None:
-    with pytest.raises(ValueError, match=r"picture lasts 1\.000 s"):
+    with pytest.raises(ValueError, match=r"video lasts 1\.000 s"):
         publish(files, source, replace(film, fps=30.0))
 
 
-def test_a_film_whose_sound_has_a_hole_is_not_delivered(studio, files, source, film: Film) -> None:
-    """As long as it should be by its time stamps, though a fifth of the samples is missing."""
-    path = studio.folder / "hole.mp4"
-    with av.open(str(files.fetch(film.file))) as whole, av.open(str(path), "w") as made:
-        streams = [made.add_stream_from_template(stream) for stream in whole.streams]
-        for packet in whole.demux():
+def test_a_film_with_missing_samples_is_not_delivered(media, files, source, film: Film) -> None:
+    """The duration by the time stamps is right, but a fifth of the samples is missing."""
+    path = media.folder / "missing_samples.mp4"
+    with av.open(str(files.fetch(film.file))) as original, av.open(str(path), "w") as copy:
+        streams = [copy.add_stream_from_template(stream) for stream in original.streams]
+        for packet in original.demux():
             if packet.dts is not None and not (packet.stream.type == "audio" and 0.4 <= packet.pts * packet.time_base < 0.6):
                 packet.stream = streams[packet.stream_index]
-                made.mux(packet)
-    with pytest.raises(ValueError, match=r"sound lasts 0\.[78]"):
-        publish(files, source, broken(files, path, film))
+                copy.mux(packet)
+    with pytest.raises(ValueError, match=r"audio lasts 0\.[78]"):
+        publish(files, source, with_file(files, path, film))
     assert files.delivered == []
 
 
-def test_a_film_that_breaks_off_is_not_delivered(studio, files, source, film: Film) -> None:
-    path = studio.folder / "cut.mp4"
+def test_a_truncated_film_is_not_delivered(media, files, source, film: Film) -> None:
+    path = media.folder / "cut.mp4"
     path.write_bytes(files.fetch(film.file).read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"cannot be played to its end"):
-        publish(files, source, broken(files, path, film))
+    with pytest.raises(ValueError, match=r"cannot be decoded to its end"):
+        publish(files, source, with_file(files, path, film))
     assert files.delivered == []
 
 
-def test_a_film_of_one_frame_stands_beside_its_source(studio, files, source: Source) -> None:
-    path = studio.footage("blink.mp4", 1, size=(128, 96), sound=np.full((1, 640), 900, np.int16))
+def test_the_comparison_of_a_film_of_one_frame(media, files, source: Source) -> None:
+    path = media.footage("blink.mp4", 1, size=(128, 96), sound=np.full((1, 640), 900, np.int16))
     receipt = publish(files, source, Film(files.store(path, "film/mp4"), 1, 25.0, 0.0), "side_by_side")
     with av.open(receipt.uri.replace(".mp4", ".comparison.mp4")) as container:
         assert len(container.streams.audio) == 1
@@ -150,11 +150,11 @@ def test_a_film_of_one_frame_stands_beside_its_source(studio, files, source: Sou
 
 
 @pytest.mark.parametrize("frames", [None, 10, 40])
-def test_source_and_dub_stand_side_by_side(studio, files, source: Source, film: Film, frames: int | None) -> None:
-    """Of footage that is too short the last frame stays, of footage that is too long the rest is not shown."""
+def test_the_comparison_shows_source_and_dub_side_by_side(media, files, source: Source, film: Film, frames: int | None) -> None:
+    """Footage shorter than the film holds its last frame; longer footage is cut."""
     if frames is not None:
         red = [np.full((60, 50, 3), (200, 40, 40), np.uint8)] * (frames - 1) + [np.full((60, 50, 3), (40, 40, 200), np.uint8)]
-        picture = files.store(studio.footage("source.mp4", red), "footage/mp4")
+        picture = files.store(media.footage("source.mp4", red), "footage/mp4")
         source = replace(source, picture=picture, moving=True, width=50, height=60, n_frames=frames)
     receipt = publish(files, source, film, "side_by_side")
     assert json.loads(Path(receipt.sidecar).read_text())["files"]["comparison"] == "films/anna-7.comparison.mp4"

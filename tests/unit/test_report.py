@@ -4,7 +4,7 @@ from io import StringIO
 
 import pytest
 
-from infinitedub.pipeline.run.progress import ProgressBoard, line
+from infinitedub.pipeline.run.progress import ProgressBoard, event_line
 from infinitedub.pipeline.state.run_log import Event
 
 
@@ -18,7 +18,7 @@ from infinitedub.pipeline.state.run_log import Event
     ],
 )
 def test_an_event_is_a_line_of_facts(event: Event, said: str):
-    assert line(event) == said
+    assert event_line(event) == said
 
 
 def test_where_nobody_watches_what_was_done_is_told_line_by_line():

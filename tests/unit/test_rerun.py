@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infinitedub.launch import cli
-from infinitedub.launch.replay import named, which
+from infinitedub.launch.replay import choose_segment, parse_target
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog
 from infinitedub.pipeline.storage.storage import Storage
@@ -342,13 +342,13 @@ def test_a_replay_of_what_is_not_there_is_refused(dub: Said, storage: Storage, t
 
 def test_the_segment_of_a_replay_may_be_left_out_where_there_is_one():
     segments = tuple(Segment(index, Span(index, index + 1), ()) for index in range(3))
-    assert (named("a.b-1"), named("a/12")) == (("a.b-1", None), ("a", 12))
-    assert which(segments, "a", 2).index == 2
-    assert which(segments[:1], "a", None).index == 0
+    assert (parse_target("a.b-1"), parse_target("a/12")) == (("a.b-1", None), ("a", 12))
+    assert choose_segment(segments, "a", 2).index == 2
+    assert choose_segment(segments[:1], "a", None).index == 0
     with pytest.raises(ConfigError, match="a has segments 0 to 2; say which, such as a/0"):
-        which(segments, "a", None)
+        choose_segment(segments, "a", None)
     with pytest.raises(ConfigError, match="a has no segment 3; it has 0 to 2"):
-        which(segments, "a", 3)
+        choose_segment(segments, "a", 3)
 
 
 @pytest.mark.parametrize("command", ["status", "failures"])

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from infinitedub.pipeline.flow import dub_job
-from infinitedub.pipeline.pools.pool import StageCall, WorkSeconds
-from infinitedub.pipeline.run.driver import again
-from infinitedub.pipeline.run.job_stages import JobStages, RunContext, StageFailed
+from infinitedub.pipeline.pools.calls import StageCall, Started, Worked
+from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
+from infinitedub.pipeline.run.batch import rerun_command
+from infinitedub.pipeline.run.context import RunContext
+from infinitedub.pipeline.run.job_stages import JobStages, StageFailed
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.run_log import Event, read_events, read_run
 from infinitedub.pipeline.storage.storage import Storage
@@ -87,15 +89,17 @@ def test_the_log_says_what_was_asked_and_every_window(rehearsal: Rehearsal):
 def test_the_repro_command_finds_the_storage_and_asks_for_what_a_single_process_can_do(rehearsal: Rehearsal):
     config = rehearsal.config
     words = ["catalogue=a.jsonl", "storage=s3", "storage.options.s3.addressing_style=path", "storage.root=s3://bucket/a", "rows.seed=3"]
-    assert again("20261121-070512-3fa2", "a", config, words).startswith(
+    assert rerun_command("20261121-070512-3fa2", "a", config, words).startswith(
         "dub rerun --run 20261121-070512-3fa2 --ids a pools=inline storage=s3 storage.options.s3.addressing_style=path storage.root="
     )
-    assert again("20261121-070512-3fa2", "-x", config, words).startswith("dub rerun --run 20261121-070512-3fa2 --ids=-x pools=inline")  # no flag
+    assert rerun_command("20261121-070512-3fa2", "-x", config, words).startswith(
+        "dub rerun --run 20261121-070512-3fa2 --ids=-x pools=inline"
+    )  # no flag
     beside = ["hydra.searchpath=[file:///mine]", "preset=b", "+storage.options.gs.project=films"] * 2
-    said = again("20261121-070512-3fa2", "a", config, beside)
+    said = rerun_command("20261121-070512-3fa2", "a", config, beside)
     assert " 'hydra.searchpath=[file:///mine]' +storage.options.gs.project=films storage.root=" in said
     gang = config.generate.model_copy(update={"parallel": config.generate.parallel.model_copy(update={"degree": 2})})
-    assert "pools=" not in again("20261121-070512-3fa2", "a", config.model_copy(update={"generate": gang}), words)
+    assert "pools=" not in rerun_command("20261121-070512-3fa2", "a", config.model_copy(update={"generate": gang}), words)
 
 
 def test_a_large_catalogue_does_not_lie_in_memory_as_tasks(rehearsal: Rehearsal):
@@ -110,24 +114,43 @@ def test_a_large_catalogue_does_not_lie_in_memory_as_tasks(rehearsal: Rehearsal)
 # -- who goes first ---------------------------------------------------------------------------------------------------
 
 
-class Clerk:
-    """A pool that notes its orders and answers from a list."""
+class NotedCalls:
+    """A pool that notes its calls and answers from a list."""
 
-    def __init__(self, orders: list[StageCall], answer: Callable[[StageCall], Any]) -> None:
-        self.orders, self.answer = orders, answer
+    def __init__(self, calls: list[StageCall], answer: Callable[[StageCall], Any]) -> None:
+        self.calls, self.answer = calls, answer
 
-    async def run(self, order: StageCall, on_part: Callable[[Any], None]) -> Any:
-        self.orders.append(order)
-        on_part(WorkSeconds(2.0))
-        return self.answer(order)
+    async def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Any:
+        self.calls.append(call)
+        on_progress(Started(0.0, 0))
+        on_progress(Worked(2.0))
+        return self.answer(call)
 
     async def close(self) -> None:
         pass
 
 
+def context_of(
+    rehearsal: Rehearsal, storage: Storage, pools: dict[str, Any], emit: Any = lambda event: None, provenance: Any = lambda seconds: None
+) -> RunContext:
+    """What the jobs of a run share, with these pools."""
+    return RunContext(
+        stages=rehearsal.verbs(),
+        pools=lambda: pools,
+        ledger=Ledger(storage),
+        storage=storage,
+        weights={},
+        emit=emit,
+        provenance=provenance,
+        retry=rehearsal.config.pools.retry,
+        breaker=CircuitBreaker(1000, print),
+        stopping=lambda: False,
+    )
+
+
 def test_jobs_begun_earlier_go_first_and_in_a_job_the_longest_segment(rehearsal: Rehearsal, storage: Storage):
-    orders: list[StageCall] = []
-    told: list[Event] = []
+    calls: list[StageCall] = []
+    events: list[Event] = []
     provenances: list[dict[str, float]] = []
     nothing = Provenance("", {}, "", {}, {})
 
@@ -137,36 +160,34 @@ def test_jobs_begun_earlier_go_first_and_in_a_job_the_longest_segment(rehearsal:
 
     artifact = Artifact(str(rehearsal.weights), "", len("first training"), "picture/png")
     answers: dict[str, Callable[[StageCall], Any]] = {
-        "ingest": lambda order: Source(artifact, False, 64, 64, 25.0, 1, ()),
-        "segment": lambda order: SEGMENTS,
-        "listen": lambda order: Speech(artifact, 70, (None,)),
-        "condition": lambda order: Conditions(artifact, 64, 64),
-        "generate": lambda order: Clip(order.records[0].index, order.records[0].span, ()),
-        "assemble": lambda order: Film(artifact, 70, 25.0, 0.0),
-        "publish": lambda order: Receipt("films/b.mp4", "", 0, "films/b.json"),
+        "ingest": lambda call: Source(artifact, False, 64, 64, 25.0, 1, ()),
+        "segment": lambda call: SEGMENTS,
+        "listen": lambda call: Speech(artifact, 70, (None,)),
+        "condition": lambda call: Conditions(artifact, 64, 64),
+        "generate": lambda call: Clip(call.records[0].index, call.records[0].span, ()),
+        "assemble": lambda call: Film(artifact, 70, 25.0, 0.0),
+        "publish": lambda call: Receipt("films/b.mp4", "", 0, "films/b.json"),
     }
-    pools = {name: Clerk(orders, answers[name]) for name in RESULTS}
-    works = RunContext(rehearsal.verbs(), lambda: pools, Ledger(storage), storage, {}, told.append, provenance)
-    asyncio.run(dub_job(rehearsal.job("b"), JobStages(works, rehearsal.job("b"), place=5)))
-    priorities = {(order.stage, order.label.segment): order.priority for order in orders}
+    pools = {name: NotedCalls(calls, answers[name]) for name in RESULTS}
+    context = context_of(rehearsal, storage, pools, events.append, provenance)
+    asyncio.run(dub_job(rehearsal.job("b"), JobStages(context, rehearsal.job("b"), position=5)))
+    priorities = {(call.stage, call.label.segment): call.priority for call in calls}
     assert priorities["ingest", None] == (5, 0)
     assert priorities["generate", 1] == (5, -50) < priorities["generate", 0] == (5, -20) < (6, -1000)
     assert provenances[0]["generate"] == 4.0  # both segments' work, none of their waiting
-    assert Counter(event.what for event in told) == Counter(started=9, finished=9)
+    assert Counter(event.what for event in events) == Counter(started=9, finished=9)
 
 
 def test_the_error_of_a_stage_names_the_stage(rehearsal: Rehearsal, storage: Storage):
     class Broken:
-        async def run(self, order: StageCall, on_part: Callable[[Any], None]) -> Any:
+        async def run(self, call: StageCall, on_progress: Callable[[Any], None]) -> Any:
             raise BadInput("no")
 
         async def close(self) -> None:
             pass
 
-    works = RunContext(
-        rehearsal.verbs(), lambda: dict.fromkeys(RESULTS, Broken()), Ledger(storage), storage, {}, lambda event: None, lambda seconds: None
-    )
+    context = context_of(rehearsal, storage, dict.fromkeys(RESULTS, Broken()))
     with pytest.raises(StageFailed, match="no") as failed:
-        asyncio.run(dub_job(rehearsal.job("a"), JobStages(works, rehearsal.job("a"), place=0)))
+        asyncio.run(dub_job(rehearsal.job("a"), JobStages(context, rehearsal.job("a"), position=0)))
     assert (failed.value.stage, failed.value.segment) == ("ingest", None)
     assert isinstance(failed.value.__cause__, BadInput)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from infinitedub.pipeline import run
-from infinitedub.pipeline.pools.pool import StageCall
+from infinitedub.pipeline.pools.calls import StageCall
+from infinitedub.pipeline.run import driver
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.state.run_log import read_run
 from infinitedub.stages.errors import BadInput
@@ -152,38 +152,38 @@ def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.M
     class Endless:
         """A pool whose work never comes to a commit."""
 
-        async def run(self, order: StageCall, on_part: object) -> None:
+        async def run(self, call: StageCall, on_progress: object) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             while not waited:
                 await asyncio.sleep(0.01)
-            waited.append(order.stage)  # once was not enough
+            waited.append(call.stage)  # once was not enough
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
 
         def drain(self) -> None:
-            waited.append("no more orders")
+            waited.append("drained")
 
         async def close(self) -> None:
             waited.append("closed")
 
-    monkeypatch.setattr(run, "open_pools", lambda *_: {"ingest": Endless()})
+    monkeypatch.setattr(driver, "open_pools", lambda *_: {"ingest": Endless()})
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         outcome = rehearsal.dub(rehearsal.job("a"))
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-    assert waited == ["no more orders", "ingest", "closed"]
+    assert waited == ["drained", "ingest", "closed"]
     assert (outcome.stopped, outcome.why, outcome.done, outcome.failed) == (True, "SIGTERM", {}, ())
 
 
 def test_told_three_times_it_does_not_wait_for_the_storage_either():
     code = (
         "import asyncio, time\n"
-        "from infinitedub.pipeline.run.driver import Stop\n"
+        "from infinitedub.pipeline.run.stop import StopSignal\n"
         "async def main():\n"
-        "    stop = Stop()\n"
-        "    stop.heed_signals()\n"
+        "    stop = StopSignal()\n"
+        "    stop.watch_signals()\n"
         "    hung = asyncio.create_task(asyncio.to_thread(time.sleep, 60))\n"
         "    print('soft', flush=True)\n"
         "    await stop.soft.wait()\n"
@@ -198,3 +198,21 @@ def test_told_three_times_it_does_not_wait_for_the_storage_either():
             assert process.stdout.readline().strip() == word
             process.send_signal(signal.SIGTERM)
         assert process.wait(20) == -signal.SIGTERM
+
+
+def test_one_signal_after_the_circuit_breaker_is_still_a_soft_stop():
+    code = (
+        "import asyncio, os, signal\n"
+        "from infinitedub.pipeline.run.stop import StopSignal\n"
+        "async def main():\n"
+        "    stop = StopSignal()\n"
+        "    stop.watch_signals()\n"
+        "    stop.request('the circuit breaker')\n"
+        "    for _ in range(2):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        await asyncio.sleep(0.1)\n"
+        "        print(stop.soft.is_set(), stop.hard.is_set(), stop.reason)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["True False the circuit breaker", "True True the circuit breaker"], done.stderr

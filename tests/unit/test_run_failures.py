@@ -11,8 +11,8 @@ import pytest
 from infinitedub.launch.dispatch import summary
 from infinitedub.pipeline.catalogue.rows import BadRow, Catalogue
 from infinitedub.pipeline.config import RunConfig
-from infinitedub.pipeline.run.driver import run_jobs
-from infinitedub.pipeline.state.run_log import read_dead, read_events, read_run, read_summary
+from infinitedub.pipeline.run.batch import run_catalogue
+from infinitedub.pipeline.state.run_log import latest_run, read_dead, read_events, read_run, read_summary
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from tests.unit.scripted import SEGMENTS, Called, Rehearsal
 
@@ -52,7 +52,7 @@ def test_the_same_bug_in_every_job_stops_the_run(rehearsal: Rehearsal):
     rehearsal.trouble = lambda called: KeyError("a bug") if called[0] == "listen" else None
     outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdef"))
     assert outcome.stopped
-    assert "listen failed for 3 orders with the same error" in outcome.why
+    assert "listen failed for 3 calls with the same error" in outcome.why
     assert [(letter.job, letter.kind) for letter in outcome.failed] == [("a", "code"), ("b", "code"), ("c", "code")]
 
 
@@ -122,7 +122,7 @@ def test_a_source_that_the_settings_do_not_open_costs_one_film(rehearsal: Rehear
     assert [(letter.job, letter.stage, letter.kind) for letter in outcome.failed] == [(job, "ingest", "config") for job in "bdf"]
     outcome = rehearsal.dub(*(rehearsal.job(name) for name in "hijkl"))
     assert (len(outcome.failed), outcome.stopped) == (3, True)
-    assert "ingest failed for 3 orders with the same error" in outcome.why
+    assert "ingest failed for 3 calls with the same error" in outcome.why
 
 
 def test_every_bad_row_that_is_skipped_has_a_dead_letter(rehearsal: Rehearsal):
@@ -206,5 +206,47 @@ def test_a_cluster_that_cannot_be_had_is_the_runs_failure(rehearsal: Rehearsal):
         raise ConfigError("no Ray cluster could be had")
 
     with pytest.raises(ConfigError, match="no Ray cluster"):
-        asyncio.run(run_jobs(rehearsal.config, Catalogue((rehearsal.job("a"),), ()), rehearsal.storage, unreachable, overrides=[], parent=None))
+        asyncio.run(run_catalogue(rehearsal.config, Catalogue((rehearsal.job("a"),), ()), rehearsal.storage, unreachable, overrides=[], parent=None))
     assert rehearsal.calls == []
+
+
+def test_a_run_whose_cluster_cannot_be_had_leaves_the_run_before_as_the_latest(rehearsal: Rehearsal):
+    before = rehearsal.dub(rehearsal.job("a")).run
+
+    def unreachable() -> None:
+        raise ConfigError("no Ray cluster could be had")
+
+    with pytest.raises(ConfigError, match="no Ray cluster"):
+        catalogue = Catalogue((rehearsal.job("b"),), (BadRow(2, "c", ("no speech",)),))
+        asyncio.run(run_catalogue(rehearsal.config, catalogue, rehearsal.storage, unreachable, overrides=[], parent=None))
+    assert latest_run(rehearsal.storage) == before
+    assert rehearsal.storage.list("runs") == [before]
+
+
+def test_a_run_whose_weights_are_missing_leaves_no_trace(rehearsal: Rehearsal):
+    rehearsal.weights.unlink()
+    with pytest.raises(ConfigError, match=r"nothing is at .*weights"):
+        rehearsal.dub(rehearsal.job("a"))
+    assert rehearsal.storage.list("runs") == []
+
+
+def test_retries_and_restarts_are_events_of_the_run_log(rehearsal: Rehearsal):
+    rehearsal.config = patient(rehearsal.config, 3)
+    errors = iter([Transient("503"), Transient("503")])
+    rehearsal.trouble = lambda called: next(errors, None) if called[0] == "listen" else None
+    outcome = rehearsal.dub(rehearsal.job("a"))
+    events = read_events(rehearsal.storage, outcome.run)
+    retries = [event["detail"] for event in events if event["what"] == "retry"]
+    assert [detail.partition(",")[0] for detail in retries] == ["attempt 1 failed (storage)", "attempt 2 failed (storage)"]
+    assert [event["what"] for event in events if event["stage"] == "listen"] == ["started", "workers_started", "retry", "retry", "finished"]
+    assert outcome.worked == 9
+
+
+def test_a_failure_that_may_have_harmed_the_worker_restarts_it(rehearsal: Rehearsal):
+    retry = rehearsal.config.pools.retry.model_copy(update={"numeric": 2})
+    rehearsal.config = rehearsal.config.model_copy(update={"pools": rehearsal.config.pools.model_copy(update={"retry": retry})})
+    errors = iter([FloatingPointError("NaN")])
+    rehearsal.trouble = lambda called: next(errors, None) if called[0] == "listen" else None
+    outcome = rehearsal.dub(rehearsal.job("a"))
+    whats = [event["what"] for event in read_events(rehearsal.storage, outcome.run) if event["stage"] == "listen"]
+    assert whats == ["started", "workers_started", "retry", "workers_restarted", "finished"]

@@ -188,15 +188,15 @@ def test_a_long_photograph_job_is_planned_without_hurry() -> None:
     ("changed", "said"),
     [
         ({"window_frames": 80}, "window_frames is 80.*take 77 or 81"),
-        ({"overlap_frames": 8}, "overlap_frames is 8.*take 5 or 9"),
-        ({"overlap_frames": 81}, "leaves nothing new"),
+        ({"motion_frames": 8}, "motion_frames is 8.*take 5 or 9"),
+        ({"motion_frames": 81}, "leaves nothing new"),
         ({"detector": "histogram"}, "adaptive"),
     ],
 )
 def test_impossible_settings_are_refused(changed: dict[str, object], said: str) -> None:
     values = {
         "window_frames": 81,
-        "overlap_frames": 9,
+        "motion_frames": 9,
         "detector": "adaptive",
         "min_change": 15.0,
         "min_ratio": 3.0,

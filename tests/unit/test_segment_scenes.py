@@ -20,7 +20,7 @@ PALETTE = ((200, 40, 30), (30, 170, 60), (240, 220, 90), (40, 60, 190), (230, 23
 def settings(**changed: object) -> SegmentSettings:
     values: dict[str, object] = {
         "window_frames": 21,
-        "overlap_frames": 9,
+        "motion_frames": 9,
         "detector": "adaptive",
         "min_change": 15.0,
         "min_ratio": 3.0,

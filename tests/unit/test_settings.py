@@ -10,6 +10,11 @@ from typing import Annotated, Union, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
+from infinitedub.launch.compose import checked, compose
+from infinitedub.pipeline.config import RunConfig
+from infinitedub.pipeline.run.stage_registry import stage_specs
+from infinitedub.pipeline.storage.weights import _places as places_of
+from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.settings import Decides, Neutral, Role, Settings, Weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +27,7 @@ def declares_settings(path: Path) -> bool:
 
 
 MODULES = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ".".join(("infinitedub", *path.relative_to(ROOT).with_suffix("").parts))
     for floor in ("stages", "pipeline")
     for path in (ROOT / floor).rglob("*.py")
     if declares_settings(path)
@@ -76,6 +81,57 @@ def test_no_value_is_given_in_python(module: str):
     """Values live in conf/ alone, those of whole groups too."""
     given = [f"{kind.__name__}.{name}" for kind in kinds_of(module) for name, field in kind.model_fields.items() if not field.is_required()]
     assert given == []
+
+
+def parts_of(config: RunConfig) -> dict[str, dict[str, object]]:
+    """What decides the result of each stage."""
+    return {name: spec.stage.config.deciding() for name, spec in stage_specs(config).items()}
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("generate.model.teacache_coefficients=[1.0]", {"generate"}),
+        ("generate.model.fps=24", {"ingest", "generate"}),
+        ("generate.model.motion_frames=5", {"segment", "generate"}),
+        ("generate.model.window_frames=29", {"segment", "condition", "generate"}),
+        ("generate.model.buckets={1.0:[64,64]}", {"condition", "generate"}),
+        ("generate/precision=bf16", {"condition", "generate"}),
+        ("generate.compat=upstream", {"condition", "generate"}),
+        ("generate.seam_frames=3", {"generate"}),
+        ("generate.model.speech=elsewhere", set()),
+    ],
+)
+def test_a_fact_of_the_model_reaches_the_stages_that_use_it_and_no_other(override: str, changed: set[str]):
+    before, after = (parts_of(checked(compose(["catalogue=none", *overrides]))) for overrides in ([], [override]))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_the_weights_of_each_stage_are_those_that_it_reads():
+    specs = stage_specs(checked(compose(["catalogue=none", "generate.model.weights=/w", "generate.model.speech=s", "generate.model.adapter=a"])))
+    named = {name: set(places_of(spec.stage.config)) for name, spec in specs.items()}
+    assert {name: places for name, places in named.items() if places} == {
+        "listen": {"/w/s"},
+        "condition": {"/w"},
+        "generate": {"/w", "/w/a", "/w/s"},
+    }
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "segment.overlap_frames=5",
+        "segment.window_frames=29",
+        "condition.window_frames=29",
+        "condition.dtype=bf16",
+        "ingest.fps=30",
+        "listen.speech=x",
+    ],
+)
+def test_a_stage_cannot_be_given_another_fact_than_the_model(override: str):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key}: there is no '{key.partition('.')[2]}' in {key.partition('.')[0]}"):
+        checked(compose(["catalogue=none", override]))
 
 
 def test_only_deciding_fields_reach_the_content_key():

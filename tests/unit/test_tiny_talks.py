@@ -17,7 +17,7 @@ from infinitedub.assets.tiny_bundle.meter import MouthMeter
 from infinitedub.assets.tiny_bundle.voices import Utterance, heard
 from infinitedub.stages.inspect import drift
 from infinitedub.stages.inspect.sync import correlation
-from infinitedub.stages.media.sound import read_mono
+from infinitedub.stages.media.audio_io import read_mono
 from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
 VOICES = Path(__file__).parent / "voices"
@@ -87,7 +87,7 @@ def test_films_are_as_long_as_the_speech_and_keep_their_colours_and_sharpness(fi
         seen = measures.trace(shown.film, cast.cast(FIRST + number)[0])
         assert seen.frames == len(shown.truth) == 75
         assert not seen.black.any()
-        assert drift.colour_drift(seen, FPS) < drift.LARGEST_COLOUR_DRIFT
+        assert drift.color_drift(seen, FPS) < drift.MAX_COLOR_DRIFT
         assert 0.9 < drift.sharpness_ratio(seen, FPS) < 1.1
 
 

@@ -12,8 +12,8 @@ from infinitedub.launch.verify import main
 from infinitedub.pipeline.verify.check_loop import plan
 from infinitedub.pipeline.verify.comparison import Check, Skipped, compare
 from infinitedub.pipeline.verify.suite import Profile, verify
+from infinitedub.stages.engines.settings import ParallelSettings
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.generate.settings import ParallelSettings
 from tests.unit.tiny import read
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -30,19 +30,21 @@ def generate_settings(*, parallel: str = "single", **changes: Any) -> GenerateSe
 
 
 def condition_settings(**changes: Any) -> ConditionSettings:
-    """conf/condition for the model above."""
+    """conf/condition for the model above; `changes` are settings of the stage or of its preparation."""
     generate = generate_settings()
     model = generate.model
-    values = {
-        "weights": model.weights,
-        "buckets": model.buckets,
+    stage = {"remembered_prompts": 8, "buckets": model.buckets, "device": generate.device}
+    preparation = {
+        "engine": "infinitetalk",
+        "weights": "bundled:tiny",
         "window_frames": model.window_frames,
         "dtype": generate.precision.dtype,
-        "device": generate.device,
         "compat": generate.compat,
-        "remembered_prompts": 8,
     }
-    return ConditionSettings(**{**values, **changes})
+    stage |= {name: value for name, value in changes.items() if name in stage}
+    preparation |= {name: value for name, value in changes.items() if name in preparation}
+    assert not set(changes) - set(stage) - set(preparation)
+    return ConditionSettings(**stage, preparation=preparation)
 
 
 def segment_of(frames: int, index: int = 0, start: int = 0, references: tuple[int, ...] = (0, 0, 0, 0)) -> Segment:

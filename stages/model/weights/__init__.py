@@ -1,1 +1,1 @@
-"""Checkpoint layouts, key maps and strict loading."""
+"""Checkpoint layouts, key maps and strict loading of weights."""

@@ -17,10 +17,10 @@ SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
 
 
 class Checkpoint(Protocol):
-    """Named tensors."""
+    """Named tensors that are read one at a time."""
 
     @property
-    def where(self) -> str: ...
+    def location(self) -> str: ...
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -29,18 +29,18 @@ class Checkpoint(Protocol):
     def read(self, name: str) -> Tensor: ...
 
 
-class Safetensors:
-    """The tensors of one or several safetensors files; only headers are read until a tensor is asked for."""
+class SafetensorsCheckpoint:
+    """The tensors of one or several safetensors files; only the headers are read until a tensor is read."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         paths = list(paths)
-        self.where = str(paths[0] if len(paths) == 1 else paths[0].parent)
+        self.location = str(paths[0] if len(paths) == 1 else paths[0].parent)
         self.files: dict[str, Any] = {}
         for path in paths:
             try:
                 file = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
-                raise ConfigError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
+                raise ConfigError(f"{path}: not a readable safetensors file ({error}); download it again") from error
             self.files |= dict.fromkeys(file.keys(), file)
 
     def __iter__(self) -> Iterator[str]:
@@ -54,10 +54,10 @@ class Safetensors:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """Tensors that are in memory, or mapped into it."""
+class InMemoryCheckpoint:
+    """Tensors in memory, or mapped into it."""
 
-    where: str
+    location: str
     tensors: Mapping[str, Tensor]
 
     def __iter__(self) -> Iterator[str]:
@@ -70,33 +70,33 @@ class Loaded:
         return self.tensors[name]
 
 
-def unpickle(path: Path) -> Loaded:
-    """The tensors of a `.pth` or `.bin` file, mapped into memory. Nothing but tensors is unpickled. Raises ConfigError."""
+def open_pickle(path: Path) -> InMemoryCheckpoint:
+    """The tensors of a `.pth` or `.bin` file, mapped into memory. Only tensors are unpickled. Raises ConfigError."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"{path}: not a readable file of nothing but tensors ({str(error).splitlines()[0]}); fetch it again") from error
+        raise ConfigError(f"{path}: not a readable file that holds only tensors ({str(error).splitlines()[0]}); download it again") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ConfigError(f"{path}: holds something else than named tensors")
-    return Loaded(str(path), tensors)
+        raise ConfigError(f"{path}: wanted a mapping from names to tensors; download the file again")
+    return InMemoryCheckpoint(str(path), tensors)
 
 
-def find_safetensors(folder: Path, stem: str) -> Safetensors:
-    """`stem`.safetensors of `folder`, or all of its shards. Raises ConfigError where files are missing."""
-    whole = folder / f"{stem}.safetensors"
-    if whole.is_file():
-        return Safetensors([whole])
+def find_safetensors(folder: Path, stem: str) -> SafetensorsCheckpoint:
+    """`stem`.safetensors of `folder`, or all of its shards. Raises ConfigError if files are missing."""
+    single = folder / f"{stem}.safetensors"
+    if single.is_file():
+        return SafetensorsCheckpoint([single])
     shards = sorted(path for path in folder.glob(f"{stem}-*.safetensors") if SHARD.fullmatch(path.name))
     if not shards:
-        raise ConfigError(f"{folder}: neither {whole.name} nor its shards {stem}-*-of-*.safetensors are there")
+        raise ConfigError(f"{folder}: neither {single.name} nor its shards {stem}-*-of-*.safetensors exist; download them")
     wanted = int(SHARD.fullmatch(shards[0].name)[1])  # type: ignore[index]
     if len(shards) != wanted:
-        raise ConfigError(f"{folder}: {len(shards)} of {wanted} shards of {stem} are there; fetch the others")
-    return Safetensors(shards)
+        raise ConfigError(f"{folder}: {len(shards)} of {wanted} shards of {stem} exist; download the others")
+    return SafetensorsCheckpoint(shards)
 
 
-def need(path: Path, what: str) -> Path:
-    """`path`, which must exist. Raises ConfigError."""
+def require_path(path: Path, content: str) -> Path:
+    """`path`, if it exists; else raises ConfigError, which says what `content` is missing."""
     if not path.exists():
-        raise ConfigError(f"{path}: missing; it should hold {what}")
+        raise ConfigError(f"{path}: missing; it should hold {content}")
     return path

@@ -1,8 +1,8 @@
-"""What upstream's weights are called here.
+"""Key maps: from the tensor names of upstream checkpoints to the parameter names of our networks.
 
-A table's line names a tensor as its checkpoint does, and then as the network does. `*` stands for one part of a dotted name, `**` for all that
-follow, and is carried over. A line with several targets cuts the tensor into as many equal pieces along its first axis; one with none leaves the
-tensor out, knowingly. Whatever no line names is unknown.
+A line of a table holds a tensor's name in the checkpoint and its name in the network. `*` matches one part of a dotted name, `**` all remaining
+parts; both are copied to the target. A line with several targets splits the tensor into that many equal chunks along its first axis. A line
+without targets skips the tensor on purpose. A name that no line matches is unknown.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 Targets = tuple[str, ...]
 Translate = Callable[[str], Targets | None]
-"""The names a checkpoint's tensor has in the network: one, one per piece, none where it is left out on purpose; None where it is unknown."""
+"""Maps a checkpoint's tensor name to names in the network: one, one per chunk, or none if the tensor is skipped; None if the name is unknown."""
 
 Table = Mapping[str, str | Targets]
 
@@ -50,7 +50,8 @@ TRANSFORMER: Table = {
     "head.modulation": "scale_shift_table",
     "head.head.*": "proj_out.*",
 }
-"""From Wan2.1's and InfiniteTalk's names to diffusers'. (diffusers' own converter renames by substring, audio attention to text attention.)"""
+"""From the names of Wan2.1 and InfiniteTalk to those of diffusers. (diffusers' own converter renames substrings, which maps audio attention to text
+attention.)"""
 
 TEXT: Table = {
     "token_embedding.weight": "shared.weight",
@@ -108,7 +109,7 @@ CODEC: Table = {
         ("*.middle.1", "*.mid_block.attentions.0", ATTENTION),
         ("*.middle.2", "*.mid_block.resnets.1", RESIDUAL),
         ("encoder.downsamples.*", "encoder.down_blocks.*", RESIDUAL | RESAMPLE),
-        ("decoder.upsamples.*", "decoder.upsamples.*", RESIDUAL | RESAMPLE),  # numbered anew by `codec_translator`
+        ("decoder.upsamples.*", "decoder.upsamples.*", RESIDUAL | RESAMPLE),  # renumbered by `codec_translator`
     )
     for their_part, our_part in parts.items()
 }
@@ -121,7 +122,7 @@ SAVED_IMAGE: Table = {
     "vision_model.**": "**",
     "**": "**",
 }
-"""transformers put a prefix in front of the vision tower's names before version 5."""
+"""Before version 5 transformers added a prefix to the names of the vision tower."""
 
 SAVED_SPEECH: Table = {
     "quantizer.**": (),
@@ -137,29 +138,29 @@ SAVED_SPEECH: Table = {
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
     "**": "**",
 }
-"""wav2vec2 as saved from pretraining or with a head, and with the weight norm of older versions of torch."""
+"""wav2vec2 as saved from pretraining or with a head, and with the weight norm of older torch versions."""
 
-SAVED: Table = {"**": "**"}
-"""Already by the network's own names."""
+IDENTITY: Table = {"**": "**"}
+"""For checkpoints that use the network's own names."""
 
 
 def translator(table: Table) -> Translate:
-    """Looks names up in `table`; the first line that fits counts."""
-    lines = [(re.compile(pattern(theirs)), (ours,) if isinstance(ours, str) else ours) for theirs, ours in table.items()]
+    """The translation by `table`; the first line that matches a name applies."""
+    lines = [(re.compile(name_regex(theirs)), (ours,) if isinstance(ours, str) else ours) for theirs, ours in table.items()]
 
     def translate(name: str) -> Targets | None:
         for theirs, ours in lines:
             if match := theirs.fullmatch(name):
-                return tuple(carry_over(target, match.groups()) for target in ours)
+                return tuple(substitute(target, match.groups()) for target in ours)
         return None
 
     return translate
 
 
 def codec_translator(residual_blocks: int) -> Translate:
-    """Looks names of Wan's autoencoder up.
+    """The translation of the names of Wan's autoencoder.
 
-    Its decoder numbers all modules through; here they are counted by level, which is `residual_blocks`, one more, and an upsampler.
+    Its decoder numbers all modules in one sequence; diffusers numbers them by level. A level has `residual_blocks` + 1 blocks and an upsampler.
     """
     flat = translator(CODEC)
 
@@ -168,19 +169,19 @@ def codec_translator(residual_blocks: int) -> Translate:
         if not targets or not targets[0].startswith("decoder.upsamples."):
             return targets
         number, rest = targets[0].removeprefix("decoder.upsamples.").split(".", 1)
-        level, place = divmod(int(number), residual_blocks + 2)
-        module = f"resnets.{place}" if place <= residual_blocks else "upsamplers.0"
+        level, position = divmod(int(number), residual_blocks + 2)
+        module = f"resnets.{position}" if position <= residual_blocks else "upsamplers.0"
         return (f"decoder.up_blocks.{level}.{module}.{rest}",)
 
     return translate
 
 
-def pattern(theirs: str) -> str:
-    """The regular expression of a table's line; `**` stands for the rest of a name."""
+def name_regex(theirs: str) -> str:
+    """The regular expression of a checkpoint name in a table; `**` matches the rest of a name."""
     return re.escape(theirs).replace(r"\*\*", r"(.+)").replace(r"\*", r"([^.]+)")
 
 
-def carry_over(target: str, parts: tuple[str, ...]) -> str:
-    """`target` with `parts` in the place of its stars, in order."""
-    pieces = re.split(r"\*+", target)
-    return pieces[0] + "".join(part + piece for part, piece in zip(parts, pieces[1:], strict=True))
+def substitute(target: str, parts: tuple[str, ...]) -> str:
+    """`target` with its stars replaced by `parts`, in order."""
+    fixed = re.split(r"\*+", target)
+    return fixed[0] + "".join(part + text for part, text in zip(parts, fixed[1:], strict=True))

@@ -1,4 +1,4 @@
-"""The two ways in which a base model lies on disk: as its makers released it, and as diffusers saves it."""
+"""The two layouts of a base model on disk: the original release, and diffusers' folders."""
 
 import json
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionConfig, UMT5Config
 
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.weights.checkpoint import Checkpoint, find_safetensors, need, unpickle
+from infinitedub.stages.model.weights.checkpoint import Checkpoint, find_safetensors, open_pickle, require_path
 from infinitedub.stages.model.weights.keymap import (
+    IDENTITY,
     IMAGE,
-    SAVED,
     SAVED_IMAGE,
     SAVED_TEXT,
     TEXT,
@@ -30,8 +30,8 @@ UPSTREAM_TOKENIZER = "google/umt5-xxl"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One network on disk: how large it is, its tensors, and what they are called in the network."""
+class NetworkWeights:
+    """One network on disk: its sizes, its tensors, and how their names map to the network's."""
 
     sizes: Any  # a dict of constructor arguments, or a transformers configuration
     checkpoint: Checkpoint
@@ -39,76 +39,76 @@ class Part:
 
 
 class Layout(Protocol):
-    """Where a base model's networks lie."""
+    """Finds the networks of a base model on disk."""
 
-    def transformer(self) -> Part: ...
+    def transformer(self) -> NetworkWeights: ...
 
-    def codec(self) -> Part: ...
+    def codec(self) -> NetworkWeights: ...
 
-    def text(self) -> Part: ...
+    def text(self) -> NetworkWeights: ...
 
-    def image(self) -> Part: ...
+    def image(self) -> NetworkWeights: ...
 
     def tokenizer(self) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """As Wan-AI releases it: shards of the transformer and pickled encoders side by side."""
+class ReleaseLayout:
+    """The layout of Wan-AI's release: shards of the transformer and pickled encoders in one folder."""
 
     root: Path
 
-    def transformer(self) -> Part:
+    def transformer(self) -> NetworkWeights:
         checkpoint = find_safetensors(self.root, "diffusion_pytorch_model")
-        return Part(transformer_sizes(read_json(self.root / "config.json"), checkpoint), checkpoint, translator(TRANSFORMER))
+        return NetworkWeights(transformer_sizes(read_json(self.root / "config.json"), checkpoint), checkpoint, translator(TRANSFORMER))
 
-    def codec(self) -> Part:
-        checkpoint = unpickle(need(self.root / UPSTREAM_CODEC, "the video autoencoder"))
+    def codec(self) -> NetworkWeights:
+        checkpoint = open_pickle(require_path(self.root / UPSTREAM_CODEC, "the video autoencoder"))
         sizes = codec_sizes(checkpoint)
-        return Part(sizes, checkpoint, codec_translator(sizes["num_res_blocks"]))
+        return NetworkWeights(sizes, checkpoint, codec_translator(sizes["num_res_blocks"]))
 
-    def text(self) -> Part:
-        checkpoint = unpickle(need(self.root / UPSTREAM_TEXT, "the umT5 text encoder"))
-        return Part(text_config(checkpoint), checkpoint, translator(TEXT))
+    def text(self) -> NetworkWeights:
+        checkpoint = open_pickle(require_path(self.root / UPSTREAM_TEXT, "the umT5 text encoder"))
+        return NetworkWeights(text_config(checkpoint), checkpoint, translator(TEXT))
 
-    def image(self) -> Part:
-        checkpoint = unpickle(need(self.root / UPSTREAM_IMAGE, "the CLIP image encoder"))
-        return Part(image_config(checkpoint), checkpoint, translator(IMAGE))
+    def image(self) -> NetworkWeights:
+        checkpoint = open_pickle(require_path(self.root / UPSTREAM_IMAGE, "the CLIP image encoder"))
+        return NetworkWeights(image_config(checkpoint), checkpoint, translator(IMAGE))
 
     def tokenizer(self) -> Path:
-        return need(self.root / UPSTREAM_TOKENIZER, "the tokenizer of umT5")
+        return require_path(self.root / UPSTREAM_TOKENIZER, "the tokenizer of umT5")
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
-    """As diffusers saves it: one folder per network, each with its config.json."""
+class DiffusersLayout:
+    """The layout of diffusers: one folder per network, each with its config.json."""
 
     root: Path
 
-    def transformer(self) -> Part:
+    def transformer(self) -> NetworkWeights:
         folder = self.root / "transformer"
         config = read_json(folder / "config.json")
         sizes = {name: config[name] for name in TRANSFORMER_SIZES if name in config}
         for name, wanted in TRANSFORMER_FIXED.items():
             if name in config and config[name] != wanted:
-                raise ConfigError(f"{folder / 'config.json'}: {name} is {config[name]}, the transformer knows {wanted} only")
-        return Part(sizes, find_safetensors(folder, "diffusion_pytorch_model"), translator(SAVED))
+                raise ConfigError(f"{folder / 'config.json'}: {name} is {config[name]}; the transformer supports only {wanted}")
+        return NetworkWeights(sizes, find_safetensors(folder, "diffusion_pytorch_model"), translator(IDENTITY))
 
-    def codec(self) -> Part:
+    def codec(self) -> NetworkWeights:
         folder = self.root / "vae"
         sizes, _, _ = AutoencoderKLWan.extract_init_dict(read_json(folder / "config.json"))
-        return Part(sizes, find_safetensors(folder, "diffusion_pytorch_model"), translator(SAVED))
+        return NetworkWeights(sizes, find_safetensors(folder, "diffusion_pytorch_model"), translator(IDENTITY))
 
-    def text(self) -> Part:
+    def text(self) -> NetworkWeights:
         folder = self.root / "text_encoder"
-        return Part(UMT5Config(**read_json(folder / "config.json")), find_safetensors(folder, "model"), translator(SAVED_TEXT))
+        return NetworkWeights(UMT5Config(**read_json(folder / "config.json")), find_safetensors(folder, "model"), translator(SAVED_TEXT))
 
-    def image(self) -> Part:
+    def image(self) -> NetworkWeights:
         folder = self.root / "image_encoder"
-        return Part(CLIPVisionConfig(**read_json(folder / "config.json")), find_safetensors(folder, "model"), translator(SAVED_IMAGE))
+        return NetworkWeights(CLIPVisionConfig(**read_json(folder / "config.json")), find_safetensors(folder, "model"), translator(SAVED_IMAGE))
 
     def tokenizer(self) -> Path:
-        return need(self.root / "tokenizer", "the tokenizer of umT5")
+        return require_path(self.root / "tokenizer", "the tokenizer of umT5")
 
 
 TRANSFORMER_SIZES = (
@@ -126,21 +126,22 @@ TRANSFORMER_SIZES = (
 TRANSFORMER_FIXED = {"patch_size": [1, 2, 2], "qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "pos_embed_seq_len": None}
 
 
-def recognise(root: Path) -> Layout:
-    """The layout of the folder `root`. Raises ConfigError where it is neither."""
+def detect_layout(root: Path) -> Layout:
+    """The layout of the folder `root`. Raises ConfigError if it is neither of the two."""
     if (root / "transformer").is_dir():
-        return Folders(root)
+        return DiffusersLayout(root)
     if (root / "config.json").is_file() and any(root.glob("diffusion_pytorch_model*.safetensors")):
-        return Release(root)
+        return ReleaseLayout(root)
     raise ConfigError(
-        f"{root}: neither the original release (config.json, diffusion_pytorch_model*.safetensors) nor diffusers' folders (transformer/, vae/, ...)"
+        f"{root}: neither the original release (config.json, diffusion_pytorch_model*.safetensors) nor diffusers' folders (transformer/, vae/, ...); "
+        "set generate.model.weights to the folder of a base model"
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ConfigError."""
     try:
-        content = json.loads(need(path, "the sizes of a network").read_text(encoding="utf-8"))
+        content = json.loads(require_path(path, "the sizes of a network").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):

@@ -1,7 +1,7 @@
-"""LoRAs, merged for good into the weights while these are read.
+"""LoRAs, merged permanently into the weights while these are loaded.
 
-A LoRA changes weights by products of two thin matrices (`lora_down`/`lora_up`, or `lora_A`/`lora_B`), or by a difference: `diff` of a weight,
-`diff_b` of a bias, `diff_m` of a block's modulation.
+A LoRA holds low-rank updates, each the product of two matrices (`lora_down`/`lora_up`, or `lora_A`/`lora_B`), and full-weight updates: `diff` of a
+weight, `diff_b` of a bias, `diff_m` of a block's modulation.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.weights.checkpoint import Checkpoint, Safetensors
+from infinitedub.stages.model.weights.checkpoint import Checkpoint, SafetensorsCheckpoint
 from infinitedub.stages.model.weights.keymap import Translate
-from infinitedub.stages.model.weights.load import describe
+from infinitedub.stages.model.weights.load import describe_fault
 
 PREFIXES = ("diffusion_model.", "transformer.")
-PRODUCTS = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))
-DIFFERENCES = {".diff": ".weight", ".diff_b": ".bias", ".diff_m": ".modulation"}
+LOW_RANK_SUFFIXES = ((".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight"))
+FULL_WEIGHT_SUFFIXES = {".diff": ".weight", ".diff_b": ".bias", ".diff_m": ".modulation"}
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """scale * up @ down, in the shape of the weight it is added to."""
+class LowRankUpdate:
+    """scale * up @ down, in the shape of the weight to which it is added."""
 
     checkpoint: Checkpoint
     down: str
@@ -40,7 +40,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FullWeightUpdate:
     """scale * difference."""
 
     checkpoint: Checkpoint
@@ -57,75 +57,75 @@ class Difference:
 
 @dataclass(frozen=True)
 class Lora:
-    """What one LoRA adds, by the names of the network's parameters."""
+    """The updates of one LoRA, by the names of the network's parameters."""
 
-    where: str
-    changes: tuple[tuple[str, Product | Difference], ...]
+    location: str
+    updates: tuple[tuple[str, LowRankUpdate | FullWeightUpdate], ...]
 
     def merge(self, name: str, value: Tensor) -> Tensor:
-        for changed, change in self.changes:
-            if changed == name:
-                value = change.add_to(value)
+        for updated, update in self.updates:
+            if updated == name:
+                value = update.add_to(value)
         return value
 
-    def check(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Raises ConfigError where a change has no parameter of its shape."""
-        strangers = [f"{name} {tuple(change.shape)}" for name, change in self.changes if shapes.get(name) != change.shape]
-        if strangers:
-            raise ConfigError(f"LoRA {self.where} does not fit the transformer: {describe('without a parameter of that shape', strangers)}")
+    def check_shapes(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Raises ConfigError if an update has no parameter of its name and shape."""
+        unmatched = [f"{name} {tuple(update.shape)}" for name, update in self.updates if shapes.get(name) != update.shape]
+        if unmatched:
+            raise ConfigError(f"LoRA {self.location} does not fit the transformer: {describe_fault('without a parameter of that shape', unmatched)}")
 
 
 def open_lora(path: Path, strength: float, translate: Translate, compat_upstream: bool) -> Lora:
-    """The LoRA of the safetensors file `path`, times `strength`; `translate` tells upstream's names.
+    """The LoRA of the safetensors file `path`, times `strength`; `translate` maps upstream's names.
 
-    Where a module has an `alpha`, its product is scaled by alpha / rank; compat_upstream ignores it, as the release does. Raises ConfigError for
-    tensors that are not understood.
+    If a module has an `alpha`, its low-rank update is scaled by alpha / rank; compat_upstream ignores alpha, as the release does. Raises ConfigError
+    for tensors that are not understood.
     """
-    checkpoint = Safetensors([path])
+    checkpoint = SafetensorsCheckpoint([path])
     names = set(checkpoint)
-    changes: list[tuple[str, Product | Difference]] = []
+    updates: list[tuple[str, LowRankUpdate | FullWeightUpdate]] = []
     understood: set[str] = set()
 
     for name in sorted(names):
-        if pair := product_names(name):
-            module, down, up, alpha = pair
+        if low_rank := match_low_rank(name):
+            module, down, up, alpha = low_rank
             if up not in names:
                 continue
             scale = strength
             if alpha in names and not compat_upstream:
                 scale *= float(checkpoint.read(alpha)) / checkpoint.shape(down)[0]
-            changes.append((target(module, ".weight", translate), Product(checkpoint, down, up, scale)))
+            updates.append((network_name(module, ".weight", translate), LowRankUpdate(checkpoint, down, up, scale)))
             understood |= {down, up, alpha}
-        elif difference := difference_names(name):
-            module, end = difference
-            changes.append((target(module, end, translate), Difference(checkpoint, name, strength)))
+        elif full_weight := match_full_weight(name):
+            module, parameter = full_weight
+            updates.append((network_name(module, parameter, translate), FullWeightUpdate(checkpoint, name, strength)))
             understood.add(name)
 
-    if strangers := sorted(names - understood):
-        raise ConfigError(f"LoRA {path}: {describe('not understood', strangers)}")
-    return Lora(str(path), tuple(changes))
+    if unknown := sorted(names - understood):
+        raise ConfigError(f"LoRA {path}: {describe_fault('not understood', unknown)}")
+    return Lora(str(path), tuple(updates))
 
 
-def product_names(name: str) -> tuple[str, str, str, str] | None:
-    """The module that the first matrix `name` of a product changes, both matrices, and the module's alpha."""
-    for down, up in PRODUCTS:
+def match_low_rank(name: str) -> tuple[str, str, str, str] | None:
+    """The module, both matrices and alpha of the low-rank update whose first matrix is `name`; None if `name` is no such matrix."""
+    for down, up in LOW_RANK_SUFFIXES:
         if name.endswith(down):
             module = name.removesuffix(down)
             return module, name, module + up, f"{module}.alpha"
     return None
 
 
-def difference_names(name: str) -> tuple[str, str] | None:
-    """The module that `name` is a difference of, and which of its parameters."""
-    for end, parameter in DIFFERENCES.items():
-        if name.endswith(end):
-            return name.removesuffix(end), parameter
+def match_full_weight(name: str) -> tuple[str, str] | None:
+    """The module and parameter of the full-weight update `name`; None if `name` is no such update."""
+    for suffix, parameter in FULL_WEIGHT_SUFFIXES.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), parameter
     return None
 
 
-def target(module: str, end: str, translate: Translate) -> str:
-    """The network's name for a parameter that the LoRA names by its upstream module, or by its own."""
+def network_name(module: str, parameter: str, translate: Translate) -> str:
+    """The network's name of a parameter whose module has an upstream name or the network's own."""
     for prefix in PREFIXES:
         module = module.removeprefix(prefix)
-    targets = translate(module + end)
-    return targets[0] if targets else module + end
+    targets = translate(module + parameter)
+    return targets[0] if targets else module + parameter

@@ -1,4 +1,4 @@
-"""Where the weights lie: how a setting names a place, and what that is on this machine."""
+"""Locations of weights: a path, a URI, or `bundled:NAME` for a model that comes with the package."""
 
 import os
 import posixpath
@@ -10,38 +10,38 @@ from infinitedub.stages.errors import ConfigError
 BUNDLED = "bundled:"
 
 
-def absolute(place: str) -> str:
-    """The same place for every process, whatever its working directory: URIs and `bundled:NAME` stay, paths are made absolute."""
-    return place if is_uri(place) else os.path.abspath(os.path.expanduser(place))
+def absolute_location(location: str) -> str:
+    """`location` independent of the working directory: paths are made absolute, URIs and `bundled:NAME` stay unchanged."""
+    return location if is_bundled_or_uri(location) else os.path.abspath(os.path.expanduser(location))
 
 
-def beside(weights: str, place: str) -> str:
-    """`place`, which is meant from the folder `weights` where it is neither absolute nor a URI."""
-    if is_uri(place) or os.path.isabs(place):
-        return place
+def join_location(weights: str, location: str) -> str:
+    """`location` joined to the folder `weights`, unless it is absolute, a URI or `bundled:NAME`."""
+    if is_bundled_or_uri(location) or os.path.isabs(location):
+        return location
     head, separator, rest = weights.rpartition("://")
-    return head + separator + posixpath.normpath(posixpath.join(rest, place))
+    return head + separator + posixpath.normpath(posixpath.join(rest, location))
 
 
-def is_uri(place: str) -> bool:
-    return place.startswith(BUNDLED) or "://" in place
+def is_bundled_or_uri(location: str) -> bool:
+    return location.startswith(BUNDLED) or "://" in location
 
 
-def locate(place: str) -> Path:
-    """The folder or file that a place on this machine means: a path, or `bundled:NAME[/...]`, which comes with the package.
+def resolve_weights(location: str) -> Path:
+    """The folder or file on this machine for a path or for `bundled:NAME[/...]`.
 
-    Raises ConfigError where nothing is there.
+    Raises ConfigError if it does not exist.
     """
-    if place.startswith(BUNDLED):
-        name, _, inside = place.removeprefix(BUNDLED).partition("/")
+    if location.startswith(BUNDLED):
+        name, _, inside = location.removeprefix(BUNDLED).partition("/")
         if not name.isidentifier():
-            raise ConfigError(f"weights: {place!r} names no bundle; wanted {BUNDLED}NAME, such as {BUNDLED}tiny")
-        bundle = files("assets") / f"{name}_bundle"
+            raise ConfigError(f"weights: {location!r} names no bundle; wanted {BUNDLED}NAME, such as {BUNDLED}tiny")
+        bundle = files("infinitedub.assets") / f"{name}_bundle"
         if not isinstance(bundle, Path) or not bundle.is_dir():
-            raise ConfigError(f"weights: the package has no bundle {name!r}; set generate.model.weights to a folder or URI")
+            raise ConfigError(f"weights: the package has no bundle {name!r}; set generate.model.weights to a folder or a URI")
         path = bundle / inside
     else:
-        path = Path(place)
+        path = Path(location)
     if not path.exists():
-        raise ConfigError(f"weights: nothing is at {path}; download the model there, or set generate.model.* to where it lies")
+        raise ConfigError(f"weights: {path} does not exist; download the model there, or set generate.model.* to its location")
     return path

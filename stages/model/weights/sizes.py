@@ -1,4 +1,4 @@
-"""How large the networks of the original release are, read off the shapes of their weights where no configuration file says it."""
+"""Sizes of the networks of the original release, read from the shapes of their weights where no configuration file gives them."""
 
 import math
 import re
@@ -11,15 +11,15 @@ from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.dit import TEXT_TOKENS
 from infinitedub.stages.model.weights.checkpoint import Checkpoint
 
-CLIP_HEADS = 16  # of ViT-H/14; shapes do not tell
-AUDIO_WINDOW = 5  # feature rows that a film frame hears; the release's, as shapes only tell the product of rows, layers and channels
+CLIP_HEADS = 16  # of ViT-H/14; not visible in the shapes
+AUDIO_WINDOW = 5  # feature rows per film frame in the release; the shapes give only the product of rows, layers and channels
 VAE_SCALE = 4
 
 
 def transformer_sizes(config: Mapping[str, Any], base: Checkpoint) -> dict[str, Any]:
-    """Arguments of `InfiniteTalkTransformer` but for the audio, from the release's config.json and the shapes of its weights."""
+    """Arguments of `InfiniteTalkTransformer` except those for audio, from the release's config.json and the shapes of its weights."""
     if config.get("text_len", TEXT_TOKENS) != TEXT_TOKENS:
-        raise ConfigError(f"{base.where}: config.json has text_len {config['text_len']}; {TEXT_TOKENS} is what the transformer takes")
+        raise ConfigError(f"{base.location}: config.json has text_len {config['text_len']}; the transformer supports only {TEXT_TOKENS}")
     return dict(
         num_attention_heads=config["num_heads"],
         attention_head_dim=config["dim"] // config["num_heads"],
@@ -35,13 +35,13 @@ def transformer_sizes(config: Mapping[str, Any], base: Checkpoint) -> dict[str, 
 
 
 def audio_sizes(adapter: Checkpoint, speech: Wav2Vec2Config) -> dict[str, Any]:
-    """Arguments of `InfiniteTalkTransformer` for the audio, from the adapter's shapes and the speech encoder that it was trained with."""
-    intermediate, heard = axis(adapter, "audio_proj.proj1.weight", 0), axis(adapter, "audio_proj.proj1.weight", 1)
+    """Arguments of `InfiniteTalkTransformer` for audio, from the adapter's shapes and the speech encoder it was trained with."""
+    intermediate, inputs = axis(adapter, "audio_proj.proj1.weight", 0), axis(adapter, "audio_proj.proj1.weight", 1)
     blocks, channels = speech.num_hidden_layers, speech.hidden_size
-    if heard != AUDIO_WINDOW * blocks * channels:
+    if inputs != AUDIO_WINDOW * blocks * channels:
         raise ConfigError(
-            f"{adapter.where} hears {heard} values per frame; a speech encoder of {blocks} layers and {channels} channels gives "
-            f"{AUDIO_WINDOW} x {blocks} x {channels} = {AUDIO_WINDOW * blocks * channels}: adapter and speech encoder do not belong together"
+            f"{adapter.location} takes {inputs} values per frame; a speech encoder of {blocks} layers and {channels} channels gives "
+            f"{AUDIO_WINDOW} x {blocks} x {channels} = {AUDIO_WINDOW * blocks * channels}; adapter and speech encoder must have been trained together"
         )
     output = axis(adapter, "blocks.0.audio_cross_attn.kv_linear.weight", 1)
     return dict(
@@ -57,7 +57,7 @@ def audio_sizes(adapter: Checkpoint, speech: Wav2Vec2Config) -> dict[str, Any]:
 
 
 def text_config(checkpoint: Checkpoint) -> UMT5Config:
-    """Of upstream's umT5 encoder."""
+    """The configuration of upstream's umT5 encoder."""
     vocabulary, dim = checkpoint.shape("token_embedding.weight") if "token_embedding.weight" in set(checkpoint) else (0, 0)
     buckets = axis(checkpoint, "blocks.0.pos_embedding.embedding.weight", 0)
     heads = axis(checkpoint, "blocks.0.pos_embedding.embedding.weight", 1)
@@ -66,7 +66,7 @@ def text_config(checkpoint: Checkpoint) -> UMT5Config:
         d_model=dim,
         d_kv=axis(checkpoint, "blocks.0.attn.q.weight", 0) // heads,
         d_ff=axis(checkpoint, "blocks.0.ffn.fc1.weight", 0),
-        num_layers=count(checkpoint, r"blocks\.(\d+)\..*"),
+        num_layers=count_modules(checkpoint, r"blocks\.(\d+)\..*"),
         num_heads=heads,
         relative_attention_num_buckets=buckets,
         relative_attention_max_distance=128,
@@ -77,12 +77,12 @@ def text_config(checkpoint: Checkpoint) -> UMT5Config:
 
 
 def image_config(checkpoint: Checkpoint) -> CLIPVisionConfig:
-    """Of upstream's CLIP vision tower."""
+    """The configuration of upstream's CLIP vision tower."""
     dim, patch = axis(checkpoint, "visual.patch_embedding.weight", 0), axis(checkpoint, "visual.patch_embedding.weight", 2)
     return CLIPVisionConfig(
         hidden_size=dim,
         intermediate_size=axis(checkpoint, "visual.transformer.0.mlp.0.weight", 0),
-        num_hidden_layers=count(checkpoint, r"visual\.transformer\.(\d+)\..*"),
+        num_hidden_layers=count_modules(checkpoint, r"visual\.transformer\.(\d+)\..*"),
         num_attention_heads=CLIP_HEADS,
         image_size=patch * math.isqrt(axis(checkpoint, "visual.pos_embedding", 1) - 1),
         patch_size=patch,
@@ -92,29 +92,29 @@ def image_config(checkpoint: Checkpoint) -> CLIPVisionConfig:
 
 
 def codec_sizes(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Arguments of diffusers' `AutoencoderKLWan`. The encoder numbers level by level: residual blocks and, but for the last level, a downsampler."""
+    """Arguments of diffusers' `AutoencoderKLWan`. The encoder numbers its modules by level: residual blocks and a downsampler, except in the last."""
     names = set(checkpoint)
-    modules = count(checkpoint, r"encoder\.downsamples\.(\d+)\..*")
-    samplers = [number for number in range(modules) if f"encoder.downsamples.{number}.resample.1.weight" in names]
+    modules = count_modules(checkpoint, r"encoder\.downsamples\.(\d+)\..*")
+    downsamplers = [number for number in range(modules) if f"encoder.downsamples.{number}.resample.1.weight" in names]
     base = axis(checkpoint, "encoder.conv1.weight", 0)
-    blocks = samplers[0] if samplers else modules
-    starts = [0, *(number + 1 for number in samplers)]
+    blocks = downsamplers[0] if downsamplers else modules
+    starts = [0, *(number + 1 for number in downsamplers)]
     return dict(
         base_dim=base,
         z_dim=axis(checkpoint, "conv2.weight", 0),
         dim_mult=[axis(checkpoint, f"encoder.downsamples.{start}.residual.2.weight", 0) // base for start in starts],
         num_res_blocks=blocks,
-        temperal_downsample=[f"encoder.downsamples.{number}.time_conv.weight" in names for number in samplers],
+        temperal_downsample=[f"encoder.downsamples.{number}.time_conv.weight" in names for number in downsamplers],
     )
 
 
 def axis(checkpoint: Checkpoint, name: str, number: int) -> int:
-    """The length of an axis of a tensor. Raises ConfigError where there is no such tensor."""
+    """The length of axis `number` of a tensor. Raises ConfigError if there is no such tensor."""
     if name not in set(checkpoint):
-        raise ConfigError(f"{checkpoint.where}: has no tensor {name}; is it the file it should be?")
+        raise ConfigError(f"{checkpoint.location}: has no tensor {name}; check that this is the right file")
     return checkpoint.shape(name)[number]
 
 
-def count(checkpoint: Checkpoint, numbered: str) -> int:
-    """How many modules are numbered by the group of the pattern `numbered`."""
+def count_modules(checkpoint: Checkpoint, numbered: str) -> int:
+    """The number of modules, from the highest number that the group of the pattern `numbered` matches."""
     return 1 + max((int(match[1]) for name in checkpoint if (match := re.fullmatch(numbered, name))), default=-1)

@@ -1,0 +1,323 @@
+"""A worker group on Ray: one actor, or a gang of N actors on one node that hold one model and serve one call together."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any, Self
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from infinitedub.pipeline.pools.calls import OnProgress, Progress, StageCall, WorkersStarted, Yielded
+from infinitedub.pipeline.pools.crash_report import WorkerProcess, crash_report, register_stack_dump
+from infinitedub.pipeline.pools.failures import NO_ROOM, Failure, FailureClass, failure_of, last_lines
+from infinitedub.pipeline.pools.gather import AdaptiveTimeout, GatherResult, Watchdog, gather_ranks
+from infinitedub.pipeline.pools.settings import ActorSettings, GangSettings
+from infinitedub.pipeline.pools.worker import Done, Worker
+from infinitedub.pipeline.storage.storage import StorageSettings
+from infinitedub.stages.contract import Rank, Stage
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.records import Chunk
+
+ActorHandle = Any
+"""A Ray actor; its methods are made at run time, so no type describes them."""
+
+LOCALHOST = "127.0.0.1"  # the ranks of a gang share one node
+NO_RESTART: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}  # the retry policy decides, not Ray
+REPORT_SECONDS = 60.0
+CLOSE_SECONDS = 10.0
+LOST = (FailureClass.WORKER_LOST, FailureClass.GANG_LOST, FailureClass.HOST_OOM)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLocation:
+    """Where a worker runs."""
+
+    node: str  # Ray's id
+    process: WorkerProcess
+
+
+class RayWorker(Worker):
+    """A worker in a Ray actor."""
+
+    def locate(self) -> WorkerLocation:
+        """Answers once the actor runs: its node and process."""
+        return WorkerLocation(ray.get_runtime_context().get_node_id(), register_stack_dump())
+
+
+class RankWorker(RayWorker):
+    """A rank of a gang."""
+
+    def host_store(self) -> str:
+        """Opens the store through which the ranks meet; its address. The kernel picks the port and it stays open: no other process can take it."""
+        from torch.distributed import TCPStore
+
+        self._store = TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)  # lives as long as this process
+        return f"tcp://{LOCALHOST}:{self._store.port}"
+
+    def open(self, rank: Rank) -> Failure | None:
+        """Opens the stage with the environment that torchrun would set."""
+        if rank.world_size > 1:
+            port = rank.rendezvous.rpartition(":")[2]
+            # With an agent's store init_process_group only makes clients; otherwise rank 0 would try to bind the port a second time.
+            os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR=LOCALHOST, MASTER_PORT=port)
+            os.environ.update(RANK=str(rank.index), WORLD_SIZE=str(rank.world_size), LOCAL_RANK="0")  # each rank sees one GPU, its own
+        return super().open(rank)
+
+
+@dataclass(frozen=True)
+class GroupShape:
+    """The processes of a group, their share of a node, and how long each step may take."""
+
+    worker: type[RayWorker]
+    ranks: int
+    cpus: float  # of a node, per rank
+    gpus: float
+    memory_bytes: int | None
+    threads: int
+    open_seconds: float
+    timeout: AdaptiveTimeout  # shared by the groups of a pool
+    settle_seconds: float
+    lost: FailureClass  # the class of a lost process
+
+    @classmethod
+    def of_actor(cls, settings: ActorSettings) -> Self:
+        """One process; its watchdog has one fixed timeout."""
+        timeout = AdaptiveTimeout(settings.watchdog_seconds, 1.0, floor_seconds=settings.watchdog_seconds)
+        share = (settings.cpus, settings.gpus, settings.memory_bytes, settings.threads)
+        return cls(RayWorker, 1, *share, settings.watchdog_seconds, timeout, 0.0, FailureClass.WORKER_LOST)
+
+    @classmethod
+    def of_gang(cls, settings: GangSettings, degree: int) -> Self:
+        """`degree` ranks; the timeout of their watchdog is learnt from the windows they make."""
+        timeout = AdaptiveTimeout(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
+        share = (settings.cpus_per_rank, settings.gpus_per_rank, settings.memory_bytes_per_rank, settings.threads)
+        return cls(RankWorker, degree, *share, settings.open_seconds, timeout, settings.settle_seconds, FailureClass.GANG_LOST)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of each rank, under Ray's names."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes or 0)}
+
+    def __str__(self) -> str:
+        each = resource_text(self.resources)
+        return each if self.worker is RayWorker else f"a gang of {self.ranks} x ({each})"
+
+
+class RayGroup:
+    """The actors of a group. They are lost and replaced together; a gang's placement group is kept, and moved by Ray if its node dies."""
+
+    def __init__(self, name: str, stage: Stage, shape: GroupShape, storage: StorageSettings, placement_seconds: float, weights: str) -> None:
+        """`name` is the pool's. `weights`: the digest that the stage's weights must have in every process; empty for none."""
+        self._name = name
+        self._shape = shape
+        self._arguments = (stage, storage, shape.threads, weights)
+        self._placement_seconds = placement_seconds
+        self._placement: PlacementGroup | None = None
+        self._actors: list[ActorHandle] = []
+        self._locations: list[WorkerLocation] = []
+        self._low_memory = False
+        self._starts = 0
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
+        """Rank 0's record, or a `Failure`. All ranks get the same call.
+
+        A group in low-memory mode stays in it: it is hardly slower, and another call may need it as well.
+        """
+        try:
+            if low_memory and not self._low_memory:
+                self._kill()
+            if not self._ready and (failure := await self._start(low_memory, on_progress)) is not None:
+                return self._as_lost(failure.at_opening())
+            result = await self._work(call, on_progress)
+            outcome = await with_crash_report(result, self._locations)
+        except BaseException:
+            self._kill()
+            raise
+        if not result.group_is_reusable:
+            self._kill()
+        return self._as_lost(outcome)
+
+    async def close(self) -> None:
+        """Closes the stage on every rank, then ends the processes. A call that is still in progress is lost."""
+        if self._ready:
+            with suppress(TimeoutError, RayError):  # the processes end either way
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await asyncio.gather(*(actor.close.remote() for actor in self._actors))
+        self._kill()
+        self._release()
+
+    async def _work(self, call: StageCall, on_progress: OnProgress) -> GatherResult:
+        kind, timeout = (call.window_kind, self._low_memory), self._shape.timeout
+        watchdog = Watchdog(timeout.seconds_for(kind))
+
+        def watch(progress: Progress) -> None:
+            if isinstance(progress, Yielded) and isinstance(progress.value, Chunk):
+                timeout.observe(kind, watchdog.last_gap_seconds)
+                watchdog.timeout_seconds = timeout.seconds_for(kind)
+            on_progress(progress)
+
+        return await gather_ranks([call_actor(actor, call, watch, watchdog) for actor in self._actors], watchdog, self._shape.settle_seconds)
+
+    async def _start(self, low_memory: bool, on_progress: OnProgress) -> Failure | None:
+        """Starts all ranks: placement, processes, rendezvous, weights. A failure leaves nothing running."""
+        started, restart = monotonic(), self._starts > 0
+        failure = await self._open(low_memory)
+        self._ready = failure is None
+        if failure is None:
+            self._starts += 1
+            on_progress(WorkersStarted(monotonic() - started, restart))
+            return None
+        self._kill()
+        if failure.kind is FailureClass.CONFIG and failure.fingerprint != NO_ROOM:  # the fault may be the node's: Ray chooses again next time
+            self._release()
+        return failure
+
+    async def _open(self, low_memory: bool) -> Failure | None:
+        shape = self._shape
+        self._low_memory = low_memory
+        self._actors = self._create_actors()
+        try:
+            self._locations = await placed(self._name, self._actors, str(shape), self._placement_seconds)
+        except ConfigError as error:
+            return replace(failure_of(error), fingerprint=NO_ROOM)
+        except RayError as error:
+            return ray_failure(error)
+        rendezvous = ""
+        if shape.ranks > 1:
+            hosted = await gather_ranks([answer_of(self._actors[0].host_store.remote())], Watchdog(shape.open_seconds), 0)
+            rendezvous = await with_crash_report(hosted, self._locations[:1])
+            if isinstance(rendezvous, Failure):
+                return rendezvous
+        device = "cuda:0" if shape.gpus else "cpu"  # Ray shows a process only the GPUs that it was given
+        ranks = [Rank(index, shape.ranks, device, rendezvous, low_memory) for index in range(shape.ranks)]
+        opening = [answer_of(actor.open.remote(rank)) for actor, rank in zip(self._actors, ranks, strict=True)]
+        result = await gather_ranks(opening, Watchdog(shape.open_seconds), shape.settle_seconds)
+        failure: Failure | None = await with_crash_report(result, self._locations)
+        return failure
+
+    def _create_actors(self) -> list[ActorHandle]:
+        shape = self._shape
+        worker: Any = ray.remote(shape.worker)
+        share = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "memory": shape.memory_bytes, **NO_RESTART}
+        if shape.worker is RayWorker:
+            return [worker.options(**share).remote(*self._arguments)]
+        if self._placement is None:
+            bundle = {name: amount for name, amount in shape.resources.items() if amount}
+            self._placement = placement_group([bundle] * shape.ranks, strategy="STRICT_PACK")
+        bundles = [PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index) for index in range(shape.ranks)]
+        return [worker.options(scheduling_strategy=bundle, **share).remote(*self._arguments) for bundle in bundles]
+
+    def _kill(self) -> None:
+        """Ends all processes at once: a rank that waits in a collective for a lost one reacts to nothing else."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        self._ready = False
+
+    def _release(self) -> None:
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    def _as_lost(self, outcome: Any) -> Any:
+        """A lost rank is a lost gang."""
+        if isinstance(outcome, Failure) and outcome.kind is FailureClass.WORKER_LOST:
+            return replace(outcome, kind=self._shape.lost)
+        return outcome
+
+
+async def placed(name: str, actors: Sequence[ActorHandle], asked: str, seconds: float) -> list[WorkerLocation]:
+    """Waits until all actors run, and returns where. Raises ConfigError if the cluster has no room for them in that time."""
+    try:
+        async with asyncio.timeout(seconds):  # `wait_for` would leave the gathering's own CancelledError unretrieved
+            return list(await asyncio.gather(*(actor.locate.remote() for actor in actors)))
+    except TimeoutError:
+        nodes = [f"{node['NodeManagerHostname']}: {resource_text(node['Resources'])}" for node in ray.nodes() if node["Alive"]]
+        raise ConfigError(
+            f"{name}: no node had room for {asked} within {seconds:g} s; the cluster has {'; '.join(nodes) or 'no node'} "
+            f"(free in all: {resource_text(ray.available_resources())}); ask for less in pools.{name}, or add a node to the cluster"
+        ) from None
+
+
+def resource_text(resources: dict[str, float]) -> str:
+    """Resources for a message, such as `2 CPU, 1 GPU, 8.0 GB memory`."""
+    parts = [f"{resources.get('CPU', 0):g} CPU", f"{resources.get('GPU', 0):g} GPU"]
+    if memory := resources.get("memory"):
+        parts.append(f"{memory / 1e9:.1f} GB memory")
+    return ", ".join(parts)
+
+
+async def answer_of(reference: Any) -> Any:
+    """The value behind an object reference, or the `Failure` that Ray reports."""
+    try:
+        return await reference
+    except RayError as error:
+        return ray_failure(error)
+
+
+async def call_actor(actor: ActorHandle, call: StageCall, on_progress: OnProgress, watchdog: Watchdog) -> Any:
+    """The actor's record or `Failure`. Each reply resets the watchdog, and progress is passed on."""
+    replies = actor.work.options(num_returns="streaming").remote(call)
+    try:
+        async for reference in replies:
+            reply = await reference
+            watchdog.reset()
+            if isinstance(reply, Failure):
+                return reply
+            if isinstance(reply, Done):
+                return reply.record
+            on_progress(reply)
+    except RayError as error:
+        return ray_failure(error)
+    raise RuntimeError(f"{call.stage}: the worker ended without a reply")
+
+
+def ray_failure(error: RayError) -> Failure:
+    """What Ray's own errors mean. Errors of a stage do not arrive this way: a worker returns them as `Failure`."""
+    if isinstance(error, RayTaskError):
+        return Failure(FailureClass.CODE, str(error.cause), last_lines(error.traceback_str))
+    if isinstance(error, OutOfMemoryError):
+        message = str(error).strip().partition("\n")[0]
+        advice = "killed because its machine ran out of memory; reserve memory_bytes for it, or run fewer processes per node"
+        return Failure(FailureClass.HOST_OOM, f"{advice}: {message}", "")
+    message = str(error).partition("Some common causes")[0]  # Ray's advice for the general case is long
+    # A lost machine shows as any of these, depending on who notices first; Ray tells the last from a dead process only in its message.
+    node_lost = isinstance(error, NodeDiedError | ActorUnavailableError) or (
+        isinstance(error, ActorDiedError) and (error.preempted or "node has died" in str(error))
+    )
+    kind = FailureClass.NODE_LOST if node_lost else FailureClass.WORKER_LOST
+    return Failure(kind, f"{type(error).__name__}: {' '.join(message.split())}", "")
+
+
+async def with_crash_report(result: GatherResult, locations: Sequence[WorkerLocation]) -> Any:
+    """The outcome; for processes that died or hang, with the end of their standard error and the stacks of those that hang."""
+    outcome = result.outcome()
+    if not isinstance(outcome, Failure) or outcome.kind not in LOST or outcome.trace:
+        return outcome
+    dead = [rank for rank, answer in enumerate(result.answers) if isinstance(answer, Failure) and not answer.trace]
+    ranks = dead or result.unfinished
+    reports = await asyncio.gather(*(_report_of(locations[rank], hung=not dead) for rank in ranks))
+    prefixed = [f"{rank}: {line}" if len(locations) > 1 else line for rank, text in zip(ranks, reports, strict=True) for line in text.splitlines()]
+    return replace(outcome, trace="\n".join(prefixed))
+
+
+async def _report_of(location: WorkerLocation, hung: bool) -> str:
+    """The crash report of one process; empty if its node does not answer either."""
+    on_its_node = NodeAffinitySchedulingStrategy(location.node, soft=False)
+    task: Any = ray.remote(crash_report)
+    try:
+        async with asyncio.timeout(REPORT_SECONDS):
+            return str(await task.options(num_cpus=0, max_retries=0, scheduling_strategy=on_its_node).remote(location.process, hung))
+    except (RayError, TimeoutError):
+        return ""
