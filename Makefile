@@ -13,7 +13,7 @@ SERVERS := tests/cluster/servers.py
 SOAK := $(patsubst %,tests/cluster/test_%.py,chaos commit_conformance failures_ray storage_faults storage_s3)
 DEMO := outputs/demo
 
-.PHONY: help setup demo test test-unit test-cluster test-soak test-gpu style check verify wheel clean
+.PHONY: help setup demo test test-unit test-cluster test-soak test-gpu style check picture verify wheel clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -53,10 +53,13 @@ style: $(READY) ## formats the code and mends what a machine can mend
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
-check: $(READY) ## reads only: rules, format and types
+check: $(READY) ## rules, format and types; changes no file. The pre-commit hook runs it, too
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+picture: $(READY) ## docs/house.svg, drawn from the imports
+	@$(BIN)/python docs/draw_house.py
 
 verify: $(READY) ## the model against golden tensors of the original release
 	@$(BIN)/dub verify tests/golden

@@ -16,7 +16,7 @@ PITCH = TILE_HEIGHT + 34  # from one film to the next
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """What the sheet shows of a film."""
 
     name: str
@@ -41,7 +41,7 @@ def contact_sheet(films: Sequence[Path], out: Path, columns: int = 8) -> None:
     sheet.save(out, format="PNG", optimize=True)
 
 
-def read_row(film: Path, columns: int) -> Row:
+def read_row(film: Path, columns: int) -> SheetRow:
     """A film's facts and its tiles; fewer than `columns` where it has fewer frames."""
     with av.open(str(film)) as container:
         stream = container.streams.video[0]
@@ -53,10 +53,10 @@ def read_row(film: Path, columns: int) -> Row:
     indices = [(2 * part + 1) * frames // (2 * count) for part in range(count)]
     size = (round(TILE_HEIGHT * width / height), TILE_HEIGHT)
     tiles = tuple(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in read_frames(film, indices))
-    return Row(film.stem, frames / fps, fps, width, height, tiles, tuple(index / fps for index in indices))
+    return SheetRow(film.stem, frames / fps, fps, width, height, tiles, tuple(index / fps for index in indices))
 
 
-def draw_row(sheet: Image.Image, top: int, row: Row) -> None:
+def draw_row(sheet: Image.Image, top: int, row: SheetRow) -> None:
     """One film: what it is on the left, its tiles with their times on the right."""
     pen = ImageDraw.Draw(sheet)
     name_font, fact_font, time_font = (ImageFont.load_default(size) for size in (21, 15, 12))

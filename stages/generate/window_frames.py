@@ -18,6 +18,6 @@ def to_bytes(frames: Tensor) -> np.ndarray:
     Raises FloatingPointError where a frame holds anything that is no number.
     """
     if not torch.isfinite(frames).all():
-        raise FloatingPointError("a frame holds NaN or infinity after decoding; try generate.precision=fp32, or another seed")
+        raise FloatingPointError("a frame holds NaN or infinity after decoding; try generate/precision=fp32, or another seed")
     levels = ((frames[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(1, 2, 3, 0).cpu().numpy()

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("conf", "stages", "pipeline", "launch", "assets")
+PACKAGES = ("assets", "conf", "launch", "pipeline", "stages")
 
 
 @pytest.fixture(scope="module")

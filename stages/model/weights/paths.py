@@ -36,7 +36,7 @@ def resolve_weights(location: str) -> Path:
         name, _, inside = location.removeprefix(BUNDLED).partition("/")
         if not name.isidentifier():
             raise ConfigError(f"weights: {location!r} names no bundle; wanted {BUNDLED}NAME, such as {BUNDLED}tiny")
-        bundle = files("assets") / f"{name}_bundle"
+        bundle = files("infinitedub.assets") / f"{name}_bundle"
         if not isinstance(bundle, Path) or not bundle.is_dir():
             raise ConfigError(f"weights: the package has no bundle {name!r}; set generate.model.weights to a folder or a URI")
         path = bundle / inside
