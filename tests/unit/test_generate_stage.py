@@ -214,7 +214,7 @@ def test_the_stage_must_sit_where_it_is_set_to():
 
 
 def test_a_gang_must_be_as_large_as_is_set():
-    with pytest.raises(ConfigError, match=r"gang of 1.*degree=2"):
+    with pytest.raises(ConfigError, match=r"gang has 1 ranks.*degree=2"):
         GenerateStage(generate_settings(parallel="ulysses_2")).open(Rank())
 
 

@@ -115,7 +115,7 @@ def test_a_call_without_one_folder_is_refused(argv, capsys):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         main([str(tmp_path / "nowhere")])
 
 
