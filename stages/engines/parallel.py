@@ -141,7 +141,7 @@ def broadcast_number(number: int, shards: Shards, device: torch.device | str) ->
 
 
 FAILURES: tuple[type[Exception], ...] = (BadInput, ConfigError, Transient, FloatingPointError, MemoryError, ConnectionError, TimeoutError, OSError)
-"""Classes of failures that the ranks of a gang tell each other, by number from 1; RuntimeError stands for all others."""
+"""Classes of failures that are sent between ranks, by number from 1; all others are sent as RuntimeError."""
 STATUS_BYTES = 1024
 """Size of a rank's status: a byte for the class of its failure (0: none), two for the errno, the rest for the message in UTF-8, padded with zeros."""
 

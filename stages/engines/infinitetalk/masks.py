@@ -69,7 +69,7 @@ def choose_boxes(given: Sequence[Box | None], height: int, width: int, rows_firs
 
 
 def check_box(box: Box, height: int, width: int) -> None:
-    """Raises BadInput unless `box` is not empty and lies within the picture."""
+    """Raises BadInput unless `box` is not empty and is within the picture."""
     if not (0 <= box.x_min < box.x_max <= width and 0 <= box.y_min < box.y_max <= height):
         raise BadInput(
             f"box {box_text(box)} is not within the {width}x{height} picture; wanted [x_min, y_min, x_max, y_max] in pixels of the upright picture, "
