@@ -23,15 +23,15 @@ PLAIN = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9/._:@+-]*")
 
 
 def quoted(value: str) -> str:
-    """A text as an override on the command line takes it: in quotes where the override grammar would see more in it than text."""
+    """The text as the value of an override: in quotes if Hydra's grammar would otherwise interpret it."""
     if PLAIN.fullmatch(value):
         return value
-    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # a folder of that name, not the value of another setting
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
     return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'") + "'"
 
 
 class RunConfig(Settings):
-    """Everything `dub run` can be told."""
+    """All settings of `dub run`."""
 
     catalogue: Neutral[str]
     """The rows to dub: a JSONL, CSV or Parquet file, local or any fsspec URI."""

@@ -1,4 +1,4 @@
-"""What a stage is, and what it is handed by whoever runs it."""
+"""The interface of a stage, and what the pipeline passes to it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,44 +12,44 @@ T = TypeVar("T")
 
 
 class Files(Protocol):
-    """The only way a stage touches storage. One instance serves one call of one stage."""
+    """The only way a stage accesses storage. One instance serves one call of one stage."""
 
     def fetch(self, what: Artifact | str) -> Path:
-        """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput (not there) or Transient."""
+        """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput if it does not exist, or Transient."""
 
     def store(self, path: Path, kind: str) -> Artifact:
-        """Stores a finished local file for good and says where. The file may be moved away."""
+        """Stores a finished local file permanently. The file may be moved away."""
 
     def load_checkpoint(self, number: int, type_: type[T]) -> T | None:
-        """What this call or an earlier one for the same result has remembered under `number`; None where nothing is, or where its files have gone."""
+        """The record saved under `number` by this call or an earlier one for the same result; None if it or one of its files does not exist."""
 
     def save_checkpoint(self, number: int, record: T) -> T:
-        """Commits a piece of the result at once, so that a call that is broken off can be taken up behind it. Returns what holds from now on: the
-        given record, or that of another call that was quicker."""
+        """Commits a part of the result at once, so that an interrupted call can be continued after it. Returns the committed record: the given one,
+        or that of a concurrent call that was faster."""
 
     def scratch(self) -> Path:
-        """A fresh local directory that is gone when the call has ended."""
+        """A new local directory that is deleted when the call ends."""
 
     def deliver(self, path: Path, name: str) -> str:
-        """Puts a finished local file atomically at `name` under the storage root, over what was there. Returns its URI."""
+        """Moves a finished local file atomically to `name` under the storage root, replacing an existing file. Returns its URI."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Where in a gang a stage sits, and on which device."""
+    """The position of a stage's process in a gang, and its device."""
 
     index: int = 0
     world_size: int = 1
     device: str = "cpu"
-    rendezvous: str = ""  # "tcp://host:port" of rank 0's store; empty where the world is 1
-    low_memory: bool = False  # the GPU was too small before: get by with less of its memory, more slowly, but with the same bits
+    rendezvous: str = ""  # "tcp://host:port" of rank 0's store; empty if the world size is 1
+    low_memory: bool = False  # GPU memory ran out before: use less of it, more slowly, with the same bits
 
 
 class Stage(Protocol):
-    """One verb. Built in the driver from its config, which is cheap; opened in the process that does the work, which is dear.
+    """One step of the flow. It is constructed in the driver from its settings, which is cheap, and opened in the worker, which is expensive.
 
-    A stage is called with records and gives a record. `generate` gives an iterator instead: one `Chunk` per window as it is finished,
-    and the `Clip` last. Heavy imports (torch, av, cv2) happen in `open` or below it, so that the driver never pays for them.
+    A stage is called with records and returns a record. `generate` returns an iterator instead: one `Chunk` per window as it is finished, and the
+    `Clip` last. Heavy imports (torch, av, cv2) happen in `open` or below it, so that the driver never loads them.
     """
 
     @property
@@ -59,7 +59,7 @@ class Stage(Protocol):
 
     def open(self, rank: Rank) -> None: ...
 
-    # Any names, since each stage has its own records; `files: Files` is always among them.
+    # The names differ, since each stage has its own records; `files: Files` is always among them.
     def __call__(self, *records: Any, **files: Any) -> Any | Iterator[Any]: ...
 
     def close(self) -> None: ...

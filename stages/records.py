@@ -1,7 +1,7 @@
 """The records that travel between stages.
 
-Small, frozen, JSON-able, without tensors: media lives behind `Artifact`s. A stage makes its own record and pokes into nobody else's;
-to know more, make a new record. Times on the film are counted in frames at the model's rate; spans are half-open.
+Small, frozen, JSON-able, without tensors: media are files behind `Artifact`s. Each stage makes a record of its own type and never changes another's;
+for further information make a new record. Times on the film are counted in frames at the model's rate; spans are half-open.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that was kept: where it lies and which bytes it holds. Never changed once made."""
+    """A stored file: its location and the digest of its bytes. It never changes."""
 
     uri: str
     sha256: str
     bytes: int
-    kind: str  # what a reader finds inside, such as "picture/png", "footage/mp4", "sound/flac", "tensors/safetensors"
+    kind: str  # type of the content, such as "picture/png", "footage/mp4", "sound/flac", "tensors/safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop:
-            raise ValueError(f"a span runs forward from 0, got [{self.start}, {self.stop})")
+            raise ValueError(f"wanted a span with 0 <= start <= stop, got [{self.start}, {self.stop})")
 
     @property
     def frames(self) -> int:
@@ -49,23 +49,23 @@ class Box:
 
 
 class Turns(StrEnum):
-    """How two voices share the film."""
+    """When the second of two voices starts."""
 
     TOGETHER = "together"  # both start at the beginning
     IN_TURN = "in_turn"  # the second starts when the first has ended
 
 
 class Length(StrEnum):
-    """What decides how long the film is."""
+    """What decides the length of the film."""
 
-    AUDIO = "audio"  # as long as the speech; footage that ends sooner is held or bounced
+    AUDIO = "audio"  # as long as the speech; shorter footage is extended as segment.extend says
     VIDEO = "video"  # as long as the footage; silence after the speech
     SHORTEST = "shortest"  # whichever ends first ends the film
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """Somebody who is to speak: the new speech, and where in the picture the face is (needed only where there are two)."""
+    """A person who is to speak: the new speech, and where in the picture the face is (needed only if there are two)."""
 
     speech: str  # URI of a sound or video file
     box: Box | None
@@ -73,7 +73,7 @@ class Speaker:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Everything of a job that comes from outside and has to be made safe before use."""
+    """The user's files of a job. Only ingest opens them."""
 
     picture: str  # URI of a photograph or of footage
     speakers: tuple[Speaker, ...]  # one or two; none only if the engine needs no speech
@@ -82,7 +82,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the text encoder is told."""
+    """Input of the text encoder."""
 
     text: str
     negative: str
@@ -99,55 +99,55 @@ class Job:
     seed: int
 
 
-# -- what the stages make of it ---------------------------------------------------------------------------------------
+# -- results of the stages --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A speaker's sound, decoded once and kept losslessly at its own rate and channels: what the film will carry."""
+    """A speaker's sound, decoded once and stored losslessly at its own rate and channels: the sound track of the film."""
 
     sound: Artifact  # "sound/flac"
     sample_rate: int
     n_samples: int  # per channel
-    start_sample: int  # where on the film's sound track it begins, at `sample_rate`
+    start_sample: int  # position of its first sample on the film's sound track, at `sample_rate`
     box: Box | None  # in pixels of `Source.picture`
 
     @property
     def stop_seconds(self) -> float:
-        """When on the film this voice has ended."""
+        """The time on the film at which this voice ends, in seconds."""
         return (self.start_sample + self.n_samples) / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A job's material made safe: upright, constant frame rate, decodable. Made by ingest, the only stage that opens user media."""
+    """A job's material in known formats: upright, constant frame rate, decodable. Made by ingest, the only stage that opens user media."""
 
     picture: Artifact  # "picture/png" or "footage/mp4"
     moving: bool
     width: int
     height: int
-    fps: float  # of `picture` where it moves, and of the film
+    fps: float  # of `picture` if it moves, and of the film
     n_frames: int  # 1 for a photograph
     voices: tuple[Voice, ...]
 
     @property
     def speech_seconds(self) -> float:
-        """When on the film the last voice has ended; 0 without voices."""
+        """The time on the film at which the last voice ends, in seconds; 0 without voices."""
         return max((voice.stop_seconds for voice in self.voices), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The frames one pass of the denoiser makes.
+    """The frames that one pass of the denoiser makes.
 
     The model always makes `span.frames + pad_frames` frames (a number of the form 4n+1). The first `overlap_frames` of them repeat the end of
-    the window before and are dropped; the last `pad_frames` lie beyond the segment and are dropped too.
+    the window before and are dropped. The last `pad_frames` are after the end of the segment and are dropped too.
     """
 
     span: Span  # on the film
     overlap_frames: int
     pad_frames: int
-    reference_frame: int  # the frame of `Source.picture` that shows the model what this window looks like
+    reference_frame: int  # the frame of `Source.picture` that conditions this window
 
     @property
     def fresh(self) -> Span:
@@ -157,7 +157,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A shot, or a whole photograph job: what is scheduled, retried and rerun. Its windows are a chain; segments are independent."""
+    """A shot, or the whole film of a photograph: the unit that is scheduled, retried and rerun. Each window depends on the one before; segments are
+    independent."""
 
     index: int
     span: Span  # on the film
@@ -166,19 +167,19 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What the model hears: one feature row per film frame and speaker.
+    """Speech features: one row per film frame and speaker.
 
-    The tensors are `speaker_{i}` [n_frames, layers, channels] for each voice and `silence` [layers, channels], the row for every frame beyond.
+    The tensors are `speaker_{i}` [n_frames, layers, channels] for each voice and `silence` [layers, channels], the row of every later frame.
     """
 
     features: Artifact  # "tensors/safetensors"
     n_frames: int
-    lufs: tuple[float | None, ...]  # integrated loudness of each voice as given; None where it is silent or too short to measure
+    lufs: tuple[float | None, ...]  # integrated loudness of each voice as given; None if it is silent or too short to measure
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """Where a job's random numbers come from; each window draws its own from (value, job, segment, window)."""
+    """Seed of a job's random numbers; each window draws its own from (value, job, segment, window)."""
 
     value: int
     job: str
@@ -186,16 +187,16 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Everything the denoiser is told about a segment but the motion frames, which only the window before knows."""
+    """All conditioning of a segment except the motion frames, which come from the window before."""
 
-    tensors: Artifact  # "tensors/safetensors"; the keys are listed in stages/condition/stage.py
+    tensors: Artifact  # "tensors/safetensors"; written and read by the engine
     height: int  # of the frames to be made, pixels
     width: int
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The fresh frames of one window, encoded without loss."""
+    """The fresh frames of one window, encoded losslessly."""
 
     window: int  # of the segment, from 0
     picture: Artifact  # "chunk/mkv"
@@ -204,10 +205,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class WindowCheckpoint:
-    """A finished window, and what the next one starts from: enough to go on in another process, on another machine, with the same bits."""
+    """A finished window, and what the next one starts from: enough to continue on another machine with the same bits."""
 
     chunk: Chunk
-    motion: Artifact | None  # "motion/safetensors": `frames` [1, 3, motion_frames, H, W], float32; None behind a segment's last window
+    motion: Artifact | None  # "motion/safetensors": `frames` [1, 3, motion_frames, H, W], float32; None for a segment's last window
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,28 +222,28 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """Picture and sound in one file."""
+    """Picture and sound in one file; picture alone if no voice was given."""
 
     file: Artifact  # "film/mp4"
     frames: int
     fps: float
-    drift_ms: float  # end of the speech minus end of the picture; negative where silence follows the speech
+    drift_ms: float  # end of the speech minus end of the picture; negative if silence follows the speech; 0 without voices
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What made a film, for its sidecar: enough to make it again."""
+    """How a film was made, for its sidecar: enough to make it again."""
 
     run: str
     config: dict[str, Any]
     weights: str  # digest of the model's files
     versions: dict[str, str]
-    seconds: dict[str, float]  # worked per stage, neither waiting nor reused results counted
+    seconds: dict[str, float]  # computed per stage, without waiting and reused results
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The job is done: the film lies here."""
+    """The delivered film."""
 
     uri: str
     sha256: str

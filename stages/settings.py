@@ -1,7 +1,7 @@
-"""How a stage's settings are declared: every field says whether it changes the result.
+"""How settings are declared: every field says whether it changes the result.
 
-A result is found again by a key made of the stage's inputs and of the fields that decide it; a field in neither class would either
-make stale results look fresh or throw away good ones. tests/unit/test_settings.py fails for a field that is not declared.
+A result is found by a content key of the stage's inputs and of the fields that decide it. A wrongly declared field would either reuse stale results
+or discard good ones. tests/unit/test_settings.py fails for a field without a declaration.
 """
 
 from enum import Enum
@@ -20,7 +20,7 @@ class Role(Enum):
 
 
 class Place(Enum):
-    """How a setting that names a place is to be read."""
+    """How a setting that names a location is treated."""
 
     WEIGHTS = "weights"  # a URI is replaced by a copy on the node before the stage opens
 
@@ -28,11 +28,11 @@ class Place(Enum):
 Decides = Annotated[T, Role.DECIDES]
 Neutral = Annotated[T, Role.NEUTRAL]
 Weights = Annotated[str, Role.NEUTRAL, Place.WEIGHTS]
-"""Where files of a model lie. Neutral, since the digest of their bytes is part of every key that depends on them."""
+"""Location of files of a model. Neutral, since the digest of their bytes is part of every key that depends on them."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, no unknown keys, no defaults (those live in conf/). The docstring under a field gives meaning and unit."""
+    """Base of all settings: frozen, no unknown keys, no defaults (those are in conf/). The docstring under a field gives its meaning and unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -42,7 +42,7 @@ class Settings(BaseModel):
         return cls(**{name: next(getattr(part, name) for part in parts if name in type(part).model_fields) for name in cls.model_fields})
 
     def deciding(self) -> dict[str, Any]:
-        """The part of these settings that changes results, JSON-able; nested settings are asked in turn."""
+        """The part of these settings that changes results, JSON-able; includes that of nested settings."""
         kept: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)

@@ -1,1 +1,1 @@
-"""Golden tensors against the classes that the pipeline uses: what `dub verify` does."""
+"""`dub verify`: compares golden tensors of the original code with the classes that the pipeline uses."""

@@ -1,4 +1,4 @@
-"""Fixtures of single forwards of the denoiser, on one process and shared by several."""
+"""Fixtures of single forwards of the denoiser, in one process and shared by several."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +21,16 @@ from infinitedub.stages.model.shards import Shards, SingleDevice, plan_shards
 TOLERANCE = 1e-4
 ROUNDED = "_bf16"
 ROUNDED_DRIFT = 2.0
-"""Two roundings of one model are each about as far from its float32 as the fixture says, so up to twice that from each other."""
+"""Factor on the fixture's error of the release's bfloat16 against float32: ours has about the same error, so the two differ by up to twice that."""
 
 
 def check_denoiser(fixture: Fixture, parallel: ParallelSettings, dtype: torch.dtype) -> Iterator[Check | Skipped]:
-    """The forward in float32; in `dtype` as well, and shared by several processes, where that is asked for."""
-    theirs = fixture["out"]
-    yield compare(fixture.name, "out", forward(fixture), theirs, TOLERANCE)
+    """The forward in float32; also in `dtype` and shared by several processes if the profile says so."""
+    expected = fixture["out"]
+    yield compare(fixture.name, "out", forward(fixture), expected, TOLERANCE)
     if dtype != torch.float32:
-        scale = theirs.abs().max().item()
-        yield compare(fixture.name, "out in bf16", forward(fixture, dtype=dtype), theirs, 0.1 * scale, 0.01 * scale)
+        scale = expected.abs().max().item()
+        yield compare(fixture.name, "out in bf16", forward(fixture, dtype=dtype), expected, 0.1 * scale, 0.01 * scale)
     if parallel.degree > 1:
         try:
             plan(fixture, parallel.degree)
@@ -38,11 +38,11 @@ def check_denoiser(fixture: Fixture, parallel: ParallelSettings, dtype: torch.dt
             yield Skipped(fixture.name, str(error))
             return
         for rank, ours in enumerate(forward_shared(fixture, parallel)):
-            yield compare(fixture.name, f"out, rank {rank} of {parallel.degree}", ours, theirs, TOLERANCE)
+            yield compare(fixture.name, f"out, rank {rank} of {parallel.degree}", ours, expected, TOLERANCE)
 
 
 def check_rounded_denoiser(fixture: Fixture) -> Iterator[Check]:
-    """The forward in bfloat16 of the fixture whose name lacks the ending."""
+    """The forward in bfloat16 of the fixture with the same name without the ending."""
     exact = Fixture(fixture.path.with_name(fixture.path.name.replace(ROUNDED, "")))
     ours = forward(exact, dtype=torch.bfloat16)
     drift_max, drift_mean = fixture.about["err_vs_fp32_max"], fixture.about["err_vs_fp32_mean"]
@@ -63,21 +63,21 @@ def call(network: InfiniteTalkTransformer, fixture: Fixture, shards: Shards) -> 
 
 
 def plan(fixture: Fixture, degree: int) -> None:
-    """Raises ConfigError where the fixture cannot be shared by `degree` processes."""
+    """Raises ConfigError if the fixture cannot be shared by `degree` processes."""
     frames, height, width = fixture["in.x"].shape[1:]
     frame_tokens = height * width // 4
     plan_shards(frames * frame_tokens, frame_tokens, fixture.about["constructor"]["num_heads"], degree)
 
 
 def forward_shared(fixture: Fixture, parallel: ParallelSettings) -> list[Tensor]:
-    """What each of several processes gives."""
+    """The result of each of several processes."""
     with TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(work, (fixture.path, Path(folder), parallel), nprocs=parallel.degree)
         return [load_file(Path(folder) / f"{rank}.safetensors")["out"] for rank in range(parallel.degree)]
 
 
 def work(rank: int, path: Path, folder: Path, parallel: ParallelSettings) -> None:
-    """One process's share; it leaves its result in `folder`, where the processes also meet."""
+    """One process: writes its result to `folder`, which also holds the rendezvous file."""
     torch.set_num_threads(1)
     shards = join(Rank(rank, parallel.degree, "cpu", (folder / "meeting").as_uri()), parallel)
     try:

@@ -19,11 +19,11 @@ from infinitedub.stages.model.weights.keymap import IDENTITY, translator
 from infinitedub.stages.model.weights.load import load_weights, map_sources
 
 TOLERANCE = 1e-5
-"""Of the largest value, or absolute where that is below 1."""
+"""Relative to the largest value, or absolute if that is below 1."""
 
 
 def check_audio_projector(fixture: Fixture) -> Iterator[Check]:
-    """The projector in each of its sizes for one person and two; which rows a frame hears; what is heard past the end."""
+    """The projector in each of its sizes for one person and two; the feature rows of each frame; the rows after the end of the speech."""
     sizes = {name: about for name, about in fixture.about.items() if isinstance(about, dict) and "context_tokens" in about}
     for name, about in sizes.items():
         projector = AudioProjector(
@@ -44,9 +44,9 @@ def check_audio_projector(fixture: Fixture) -> Iterator[Check]:
             yield compare_exactly(fixture.name, f"{case} later rows", later, fixture[f"{case}.in.latter"])
             yield near(fixture.name, f"{case} tokens", projector(audio), fixture[f"{case}.out"])
     for about in fixture.about.get("center_indices", ()):
-        theirs = fixture[f"center_indices.{about['i']}"]
-        ours = window_indices(about["start"], about["frame_num"], about["audio_len"], theirs.shape[1])
-        yield compare_exactly(fixture.name, f"indices {about['i']}", ours, theirs)
+        expected = fixture[f"center_indices.{about['i']}"]
+        ours = window_indices(about["start"], about["frame_num"], about["audio_len"], expected.shape[1])
+        yield compare_exactly(fixture.name, f"indices {about['i']}", ours, expected)
     if "tail" in fixture.about:
         speech, extended = fixture["tail.in"], fixture["tail.out"]
         rows = feature_rows(0, len(extended), len(speech), 1, "mirror")[:, 0]
@@ -63,7 +63,7 @@ def check_image_encoder(fixture: Fixture) -> Iterator[Check]:
 
 
 def check_codec(fixture: Fixture) -> Iterator[Check]:
-    """Encoding and decoding. Ours refuses trailing frames, which upstream drops in silence: they are cut off here."""
+    """Encoding and decoding. Ours refuses trailing frames, which upstream drops silently: they are cut off here."""
     codec = build_codec(fixture.weights("w."))
     for name in ("latents_mean", "latents_std"):
         yield near(fixture.name, name, getattr(codec, name).flatten(), fixture[name])
@@ -76,7 +76,7 @@ def check_codec(fixture: Fixture) -> Iterator[Check]:
 
 
 def check_text_encoder(fixture: Fixture) -> Iterator[Check]:
-    """States of prompts whose tokens are given."""
+    """States of prompts, given as tokens."""
     model = build_text_model(fixture.weights("w."))
     for number, (ids, mask) in enumerate(zip(fixture["in.ids"], fixture["in.mask"], strict=True)):
         encoder = TextEncoder(model, tokens(ids[mask.bool()]))
@@ -84,7 +84,7 @@ def check_text_encoder(fixture: Fixture) -> Iterator[Check]:
 
 
 def tokens(ids: Tensor) -> Any:
-    """A tokenizer for which every prompt has these `ids`."""
+    """A tokenizer that returns these `ids` for every prompt."""
     return lambda *_, **__: SimpleNamespace(input_ids=ids[None])
 
 
@@ -97,8 +97,8 @@ def check_speech_encoder(fixture: Fixture) -> Iterator[Check]:
         yield near(fixture.name, f"{case} features", encoder(samples), fixture[f"{case}.out.audio_emb"])
 
 
-def near(fixture: str, quantity: str, ours: Tensor, theirs: Tensor) -> Check:
-    return compare(fixture, quantity, ours, theirs, TOLERANCE * max(1.0, theirs.abs().max().item()))
+def near(fixture: str, quantity: str, ours: Tensor, expected: Tensor) -> Check:
+    return compare(fixture, quantity, ours, expected, TOLERANCE * max(1.0, expected.abs().max().item()))
 
 
 def cases(fixture: Fixture, start: str, end: str) -> list[str]:

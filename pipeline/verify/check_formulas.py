@@ -1,4 +1,4 @@
-"""Fixtures of what surrounds the networks: framing, colours, guidance, schedules, TeaCache, LoRAs."""
+"""Fixtures of the code around the networks: framing, colours, guidance, schedules, TeaCache, LoRAs."""
 
 import re
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ EXACT = 1e-6
 CLOSE = 1e-5
 """Roundings with powers, sines or norms among them."""
 BETWEEN = 1e-4
-"""The release counts positions in float32, which moves them by some 1e-6 of a feature."""
+"""The release computes positions in float32, which changes them by about 1e-6 of a feature."""
 TARGET_LUFS = -23.0
 """The release's."""
 PASSES = 3
-"""The release counts forwards, three to a step."""
+"""The release counts forwards, three per step."""
 
 
 def check_utils(fixture: Fixture) -> Iterator[Check | Skipped]:
@@ -41,7 +41,9 @@ def check_utils(fixture: Fixture) -> Iterator[Check | Skipped]:
     yield from check_schedules(fixture)
     yield from check_projection(fixture)
     yield from check_interpolation(fixture)
-    yield Skipped(f"{fixture.name}: addnoise", "what the release adds to motion latents is overwritten before it is used; left out here")
+    yield Skipped(
+        f"{fixture.name}: addnoise", "the noise that the release adds to motion latents is overwritten before it is used; not implemented here"
+    )
 
 
 def check_framing(fixture: Fixture) -> Iterator[Check]:
@@ -71,10 +73,10 @@ def check_color(fixture: Fixture) -> Iterator[Check]:
 def check_loudness(fixture: Fixture) -> Iterator[Check]:
     for name in sorted(name for name in fixture.tensors if name.startswith("loud.") and name.endswith(".out")):
         case = name.removesuffix(".out")
-        theirs = fixture[name]
-        given = fixture[f"{case}.in"] if f"{case}.in" in fixture else torch.zeros_like(theirs)
+        expected = fixture[name]
+        given = fixture[f"{case}.in"] if f"{case}.in" in fixture else torch.zeros_like(expected)
         ours = normalize_loudness(given.numpy(), measure_loudness(given.numpy(), SAMPLE_RATE), TARGET_LUFS)
-        yield compare(fixture.name, case, torch.from_numpy(ours), theirs, EXACT)
+        yield compare(fixture.name, case, torch.from_numpy(ours), expected, EXACT)
 
 
 def check_speakers(fixture: Fixture) -> Iterator[Check]:
@@ -92,7 +94,7 @@ def check_schedules(fixture: Fixture) -> Iterator[Check]:
 
 
 def check_projection(fixture: Fixture) -> Iterator[Check]:
-    """Calls of APG that share one running difference, in order."""
+    """Steps of APG that share one running difference, in order."""
     about = fixture.about["apg"]
     momentum = Momentum(about["momentum"], about["norm_threshold"])
     for number in range(sum(name.startswith("apg.") and name.endswith(".out") for name in fixture.tensors)):
@@ -101,7 +103,7 @@ def check_projection(fixture: Fixture) -> Iterator[Check]:
 
 
 def check_teacache(fixture: Fixture) -> Iterator[Check]:
-    """Which steps are computed. The fixture counts every forward of several windows; every pass of every window must decide as ours do."""
+    """The steps that are computed. The fixture counts every forward of several windows; each pass of each window must have our decisions."""
     for about in fixture.about["cases"]:
         cache = TeaCache(
             name="teacache",
@@ -117,7 +119,7 @@ def check_teacache(fixture: Fixture) -> Iterator[Check]:
 
 
 def check_lora(fixture: Fixture) -> Iterator[Check]:
-    """A LoRA merged with the release's reading of it."""
+    """A LoRA, merged as the release does."""
     ours_of = translator(TRANSFORMER)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lora.safetensors"

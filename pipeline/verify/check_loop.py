@@ -1,4 +1,4 @@
-"""Fixtures of whole films: the original's streaming loop, run again by the stages' own code with its noise."""
+"""Fixtures of whole films: the original's streaming loop, repeated by the code of the stages with the same noise."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,41 +29,41 @@ from infinitedub.stages.sampling.step_cache import Cache, NoCache, TeaCache
 from infinitedub.stages.segment.plan import plan_windows, source_frame
 
 EARLY_LATENTS, LATE_LATENTS = 5e-4, 3e-3
-"""Of windows 0 and 1, and of later ones: differences grow from window to window, as each starts from frames of the one before."""
+"""For windows 0 and 1, and for later ones: errors grow from window to window, since each starts from frames of the one before."""
 VIDEO_MAX, VIDEO_MEAN = 2e-2, 1e-4
 PARTS = 1e-4
 EARLY_WINDOWS = 2
 WARMUP_STEPS = 5
-"""Of TeaCache in the release's pipeline; none are kept at the end."""
+"""Of TeaCache in the release's pipeline; it has no final steps."""
 
 RELEASE_PASSES = 3
-"""TeaCache in the release counts forwards as if each step had this many."""
+"""TeaCache in the release counts forwards as if each step had this many passes."""
 
 Coefficients = Mapping[str, tuple[float, ...]]
-"""TeaCache's polynomial for each name of a size class, as upstream calls them."""
+"""TeaCache's polynomial for each size class, by upstream's names."""
 
 
 @dataclass
-class Seen:
-    """What the engine is watched for."""
+class EngineTrace:
+    """Values recorded while the engine runs."""
 
     inputs: list[WindowInputs] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)  # of each window
-    answers: list[Tensor] = field(default_factory=list)  # of each forward
-    computed: list[int] = field(default_factory=list)  # 1 for each forward whose blocks were asked
+    predictions: list[Tensor] = field(default_factory=list)  # of each forward
+    computed: list[int] = field(default_factory=list)  # for each forward 1 if the blocks were computed, else 0
 
 
-class Watched(InfiniteTalk):
-    """The engine, with what passes between its parts written down."""
+class TracedEngine(InfiniteTalk):
+    """The engine, recording its intermediate values."""
 
-    def __init__(self, *parts: Any, seen: Seen, **settings: Any) -> None:
+    def __init__(self, *parts: Any, trace: EngineTrace, **settings: Any) -> None:
         super().__init__(*parts, **settings)
-        self._seen = seen
+        self._trace = trace
 
     def denoise(self, inputs: WindowInputs, known: Tensor, noise: Tensor) -> Tensor:
         latents = super().denoise(inputs, known, noise)
-        self._seen.inputs.append(inputs)
-        self._seen.latents.append(latents)
+        self._trace.inputs.append(inputs)
+        self._trace.latents.append(latents)
         return latents
 
 
@@ -84,39 +84,39 @@ class CollectedFrames:
 
 
 def check_loop(fixture: Fixture, coefficients: Coefficients) -> Iterator[Check | Skipped]:
-    """The film, and what it is made of on the way."""
+    """The film and its intermediate values."""
     about, name = fixture.about, fixture.name
     if about["extra_args"]["use_teacache"] and len(guidance_of(about).passes) != RELEASE_PASSES:
-        yield Skipped(name, "with two passes a step the release's TeaCache takes one for the other, which is not repeated here")
+        yield Skipped(name, "with two passes per step the release's TeaCache confuses them, which is not reproduced here")
         return
     segment, frames = plan(about)
-    seen = Seen()
+    trace = EngineTrace()
     with TemporaryDirectory() as folder:
-        video, masks = film(fixture, segment, coefficients, seen, Path(folder))
+        video, masks = film(fixture, segment, coefficients, trace, Path(folder))
 
     if masks is not None:
         yield compare_exactly(name, "masks", masks.float(), fixture["ref_target_masks"])
-    for number, (inputs, latents) in enumerate(zip(seen.inputs, seen.latents, strict=True)):
+    for number, (inputs, latents) in enumerate(zip(trace.inputs, trace.latents, strict=True)):
         if f"win{number}.x0" not in fixture:
             yield Skipped(name, f"window {number} is not in the fixture")
             continue
-        told = torch.cat([first_frame_mask(inputs.reference), inputs.reference], dim=1)
-        yield compare(name, f"window {number} reference", told, fixture[f"win{number}.y"], PARTS)
+        condition = torch.cat([first_frame_mask(inputs.reference), inputs.reference], dim=1)
+        yield compare(name, f"window {number} reference", condition, fixture[f"win{number}.y"], PARTS)
         yield compare(name, f"window {number} image", inputs.image, fixture[f"win{number}.clip_context"], PARTS)
         yield compare_exactly(name, f"window {number} speech", inputs.audio, fixture[f"win{number}.audio"])
         yield compare(name, f"window {number} x0", latents[0], fixture[f"win{number}.x0"], EARLY_LATENTS if number < EARLY_WINDOWS else LATE_LATENTS)
-    theirs = [fixture[key] for key in (f"win0.call{call}.out" for call in range(len(seen.answers))) if key in fixture]
-    if theirs:
-        ours = torch.cat(seen.answers[: len(theirs)])
-        yield compare(name, "window 0 forwards", ours, torch.stack(theirs), EARLY_LATENTS)
-    yield compare_exactly(name, "computed forwards", seen.computed, [call[-1] for call in about["dit_calls"]])
+    expected = [fixture[key] for key in (f"win0.call{call}.out" for call in range(len(trace.predictions))) if key in fixture]
+    if expected:
+        ours = torch.cat(trace.predictions[: len(expected)])
+        yield compare(name, "window 0 forwards", ours, torch.stack(expected), EARLY_LATENTS)
+    yield compare_exactly(name, "computed forwards", trace.computed, [call[-1] for call in about["dit_calls"]])
     yield compare(name, "video", video[:, :frames], fixture["out.video"], VIDEO_MAX, VIDEO_MEAN)
 
 
 def plan(about: Mapping[str, Any]) -> tuple[Segment, int]:
-    """The windows the original makes of a film, and how many of their frames it keeps.
+    """The windows that the original makes of a film, and the number of frames that it keeps.
 
-    It goes by the first person's speech alone, and where a window of more than one was filled up, it cuts the film to the last person's.
+    It plans by the first person's speech alone. If the last of several windows was padded, it cuts the film to the last person's speech.
     """
     call, lengths = about["call"], about["audio_lengths"]
     window_frames, most = call["frame_num"], call["max_frames_num"]
@@ -126,13 +126,13 @@ def plan(about: Mapping[str, Any]) -> tuple[Segment, int]:
         Window(Span(span.start, span.start + window_frames), overlap, 0, source_frame(span.start, n_source, "hold")) for span, overlap, _ in planned
     )
     made = windows[-1].span.stop
-    filled_up = most > window_frames and any(made >= length for length in lengths)
-    frames = min(made, most, lengths[-1]) if filled_up else min(made, most)
+    padded = most > window_frames and any(made >= length for length in lengths)
+    frames = min(made, most, lengths[-1]) if padded else min(made, most)
     return Segment(0, Span(0, made), windows), frames
 
 
-def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: Seen, folder: Path) -> tuple[Tensor, Tensor | None]:
-    """All fresh frames [3, F, H, W] in [-1, 1], and the masks that were used."""
+def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, trace: EngineTrace, folder: Path) -> tuple[Tensor, Tensor | None]:
+    """All fresh frames [3, F, H, W] in [-1, 1], and the masks."""
     about, call = fixture.about, fixture.about["call"]
     prompt = Prompt("positive", "negative")
     states = {prompt.text: fixture["in.context"], prompt.negative: fixture["in.context_null"]}
@@ -148,10 +148,10 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
     save_speech(fixture, speech)
 
     transformer = build_transformer(fixture.weights("dit."), about)
-    transformer.register_forward_pre_hook(lambda *_: seen.computed.append(0))
-    transformer.blocks[0].register_forward_hook(lambda *_: seen.computed.__setitem__(-1, 1))
-    transformer.register_forward_hook(lambda _, __, answer: seen.answers.append(answer))
-    engine = Watched(
+    transformer.register_forward_pre_hook(lambda *_: trace.computed.append(0))
+    transformer.blocks[0].register_forward_hook(lambda *_: trace.computed.__setitem__(-1, 1))
+    transformer.register_forward_hook(lambda _, __, answer: trace.predictions.append(answer))
+    engine = TracedEngine(
         transformer,
         codec,
         sampler=SamplerSettings(name="euler", steps=call["sampling_steps"], shift=call["shift"]),
@@ -159,7 +159,7 @@ def film(fixture: Fixture, segment: Segment, coefficients: Coefficients, seen: S
         cache=cache_of(about, coefficients),
         shards=SingleDevice(),
         device="cpu",
-        seen=seen,
+        trace=trace,
     )
     noise = {window: fixture[key][None] for key, kind, window, _ in about["rng_order"] if kind == "noise"}
     collected = CollectedFrames()
@@ -187,7 +187,7 @@ def preparation_settings(about: Mapping[str, Any]) -> InfiniteTalkPreparationSet
 
 
 def source_of(about: Mapping[str, Any]) -> Source:
-    """The record of the fixture's picture and speakers. A box is given as the original reads it: rows first."""
+    """The record of the fixture's picture and speakers. A box has its rows first, as the original reads it."""
     height, width = about["source_hw"]
     nothing = Artifact("", "", 0, "")
     boxes: Sequence[Sequence[int] | None] = [*about["bbox"].values()] if about["bbox"] else [None] * len(about["audio_lengths"])
@@ -196,7 +196,7 @@ def source_of(about: Mapping[str, Any]) -> Source:
 
 
 def save_source(fixture: Fixture, folder: Path) -> Path:
-    """The fixture's frames as a file of the kind that ingest makes."""
+    """Writes the fixture's frames in the format of ingest."""
     frames = fixture["in.cond_frames_uint8"].numpy()
     if fixture.about["is_video"]:
         path = folder / "source.mkv"
@@ -208,7 +208,7 @@ def save_source(fixture: Fixture, folder: Path) -> Path:
 
 
 def save_speech(fixture: Fixture, path: Path) -> None:
-    """The fixture's features as a file of the kind that listen makes."""
+    """Writes the fixture's features in the format of listen."""
     persons = len(fixture.about["audio_lengths"])
     speakers = {f"speaker_{number}": fixture[f"in.audio_emb_person{number + 1}"] for number in range(persons)}
     save_file({**speakers, "silence": torch.zeros_like(speakers["speaker_0"][0])}, path)

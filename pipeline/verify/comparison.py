@@ -1,4 +1,4 @@
-"""One number of ours against one of theirs."""
+"""The comparison of a quantity with its golden value."""
 
 from dataclasses import dataclass
 from math import inf
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How far a quantity of a fixture is off, and how far it may be."""
+    """The error of a quantity of a fixture, and its tolerance."""
 
     fixture: str
     quantity: str
@@ -22,28 +22,28 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.max_error <= self.max_tolerance and self.mean_error <= self.mean_tolerance  # a NaN passes nothing
+        return self.max_error <= self.max_tolerance and self.mean_error <= self.mean_tolerance  # False for NaN
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What was not checked, and why."""
+    """A quantity or fixture that was not checked, and the reason."""
 
     fixture: str
     reason: str
 
 
-def compare(fixture: str, quantity: str, ours: Tensor, theirs: Tensor, max_tolerance: float, mean_tolerance: float = inf) -> Check:
-    """The absolute errors of `ours`; infinite where the shape is another."""
-    if ours.shape != theirs.shape:
-        note = f"shape {tuple(ours.shape)}, wanted {tuple(theirs.shape)}"
+def compare(fixture: str, quantity: str, ours: Tensor, expected: Tensor, max_tolerance: float, mean_tolerance: float = inf) -> Check:
+    """The absolute errors of `ours`; infinite if the shapes differ."""
+    if ours.shape != expected.shape:
+        note = f"shape {tuple(ours.shape)}, wanted {tuple(expected.shape)}"
         return Check(fixture, quantity, inf, inf, max_tolerance, mean_tolerance, note)
-    errors = (ours.double() - theirs.double()).abs()
+    errors = (ours.double() - expected.double()).abs()
     return Check(fixture, quantity, errors.max().item(), errors.mean().item(), max_tolerance, mean_tolerance)
 
 
-def compare_exactly(fixture: str, quantity: str, ours: Any, theirs: Any) -> Check:
-    """No error where both are equal; for what has no distance."""
-    equal = torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+def compare_exactly(fixture: str, quantity: str, ours: Any, expected: Any) -> Check:
+    """Error 0 if both are equal, else infinite; for values without a distance."""
+    equal = torch.equal(ours, expected) if isinstance(ours, Tensor) else ours == expected
     error = 0.0 if equal else inf
     return Check(fixture, quantity, error, error, 0.0)

@@ -1,4 +1,4 @@
-"""A fixture on disk: named tensors, and a JSON file beside them that tells the sizes."""
+"""A fixture on disk: named tensors, and a JSON file with sizes and settings beside them."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from infinitedub.stages.model.weights.checkpoint import InMemoryCheckpoint
 
 @dataclass(frozen=True)
 class Fixture:
-    """What the original code was given and what it gave."""
+    """Inputs and outputs of the original code."""
 
     path: Path  # of the safetensors file
 
@@ -29,15 +29,15 @@ class Fixture:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """The JSON file. Raises ConfigError where it is missing."""
+        """The JSON file. Raises ConfigError if it is missing."""
         path = self.path.with_suffix(".json")
         if not path.is_file():
-            raise ConfigError(f"{path}: missing; a fixture's sizes and settings are told there")
+            raise ConfigError(f"{path}: missing; it holds the fixture's sizes and settings")
         return json.loads(path.read_text(encoding="utf-8"))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise ConfigError(f"{self.path}: has no tensor {name}; it does not follow the fixtures' format")
+            raise ConfigError(f"{self.path}: has no tensor {name}, which the format of the fixtures requires")
         return self.tensors[name]
 
     def __contains__(self, name: str) -> bool:
@@ -51,7 +51,7 @@ class Fixture:
 
 
 def find_fixtures(folder: Path) -> tuple[Fixture, ...]:
-    """Every safetensors file of `folder`, by name. Raises ConfigError where there is no such folder."""
+    """Every safetensors file of `folder`, by name. Raises ConfigError if there is no such folder."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; `dub verify` wants one with golden tensors")
+        raise ConfigError(f"{folder} is not a folder; `dub verify` needs a folder with golden tensors")
     return tuple(Fixture(path) for path in sorted(folder.glob("*.safetensors")))

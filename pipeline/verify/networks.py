@@ -1,4 +1,4 @@
-"""The product's networks, filled with a fixture's weights by the code that fills them with a release's."""
+"""The product's networks with the weights of a fixture, loaded by the code that loads a release."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
 
 def build_transformer(weights: InMemoryCheckpoint, about: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> InfiniteTalkTransformer:
-    """The denoiser with upstream's peculiarities; `about` holds the arguments of upstream's constructor."""
+    """The denoiser with compat_upstream; `about` holds the arguments of upstream's constructor."""
     given = about["constructor"]
     with build_empty():
         network = InfiniteTalkTransformer(
@@ -60,7 +60,7 @@ def build_codec(weights: InMemoryCheckpoint) -> LatentCodec:
 
 
 def build_image_encoder(weights: InMemoryCheckpoint, heads: int) -> ImageEncoder:
-    """The CLIP vision tower; its weights do not tell the number of heads."""
+    """The CLIP vision tower; the number of heads cannot be derived from its weights."""
     config = image_config(weights)
     config.num_attention_heads = heads
     with build_empty():
@@ -78,7 +78,7 @@ def build_text_model(weights: InMemoryCheckpoint) -> UMT5EncoderModel:
 
 
 def build_speech_encoder(weights: InMemoryCheckpoint, about: Mapping[str, Any]) -> SpeechEncoder:
-    """The wav2vec2 encoder, by way of the folder that it lies in elsewhere."""
+    """The wav2vec2 encoder, loaded from a folder in the layout of its release."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(about["config"]))

@@ -1,4 +1,4 @@
-"""All fixtures of a folder, each by the check of its kind."""
+"""Runs the check of each fixture in a folder."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from infinitedub.stages.engines.settings import ParallelSettings
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the denoiser is to be checked with, beyond float32 on one process."""
+    """Variants in which the denoiser is checked, beyond float32 in one process."""
 
     parallel: ParallelSettings
     dtype: torch.dtype
@@ -43,25 +43,25 @@ PARTS: dict[str, Callable[[Fixture], Outcome]] = {
     "vae": check_codec,
     "wav2vec": check_speech_encoder,
 }
-"""By the beginning of a fixture's name."""
+"""The check for each beginning of a fixture's name."""
 
 
 def verify(folder: Path, profile: Profile) -> Outcome:
-    """Every comparison, fixture by fixture as it is made. Raises ConfigError where the folder is none.
+    """Yields every comparison, fixture by fixture. Raises ConfigError if there is no such folder.
 
-    A fixture that breaks the check counts as missed, and the others are still checked.
+    A fixture whose check raises counts as missed, and the others are still checked.
     """
     for fixture in find_fixtures(folder):
         try:
             with torch.no_grad():
                 yield from check(fixture, profile)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this fixture's
+        except Exception as error:  # noqa: BLE001 - any error concerns this fixture only
             reason = f"{type(error).__name__}: {error}"
-            yield Check(fixture.name, "the check broke off", inf, inf, 0.0, note=" ".join(reason.split())[:300])
+            yield Check(fixture.name, "the check raised an error", inf, inf, 0.0, note=" ".join(reason.split())[:300])
 
 
 def check(fixture: Fixture, profile: Profile) -> Outcome:
-    """The comparisons of one fixture; of an unknown kind, that it was skipped."""
+    """The comparisons of one fixture; `Skipped` for an unknown kind."""
     if fixture.name.startswith("loop_"):
         yield from check_loop(fixture, profile.coefficients)
     elif fixture.name.startswith("dit_") and fixture.name.endswith(ROUNDED):

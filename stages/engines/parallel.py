@@ -1,7 +1,7 @@
-"""Several processes at one window: the only file that knows torch.distributed and xfuser.
+"""Sequence parallelism: several processes share one window. The only file that imports torch.distributed and xfuser.
 
-Each rank holds an equal piece of the tokens. For self-attention the ranks trade tokens for heads (Jacobs et al., DeepSpeed Ulysses, 2023), so that
-each sees all tokens with its share of the heads, and trade back.
+Each rank holds an equal part of the tokens. For self-attention the ranks exchange tokens for heads (Jacobs et al., DeepSpeed Ulysses, 2023), so that
+each has all tokens with its share of the heads, and exchange back.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,25 +23,25 @@ from infinitedub.stages.model.shards import Shards, SingleDevice, attention
 
 @dataclass(frozen=True, slots=True)
 class TorchUlysses:
-    """`Shards` by torch's collectives alone, on any device and backend."""
+    """`Shards` with torch's collectives only, on any device and backend."""
 
     rank: int
     degree: int
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        traded = trade(rearrange(torch.stack([query, key, value]), "three b s (r n) k -> r three b s n k", r=self.degree))
-        query, key, value = rearrange(traded, "r three b s n k -> three b (r s) n k")
+        exchanged = all_to_all(rearrange(torch.stack([query, key, value]), "three b s (r n) k -> r three b s n k", r=self.degree))
+        query, key, value = rearrange(exchanged, "r three b s n k -> three b (r s) n k")
         attended = attention(query, key, value)
-        return rearrange(trade(rearrange(attended, "b (r s) n k -> r b s n k", r=self.degree)), "r b s n k -> b s (r n) k")
+        return rearrange(all_to_all(rearrange(attended, "b (r s) n k -> r b s n k", r=self.degree)), "r b s n k -> b s (r n) k")
 
     def gather(self, tokens: Tensor) -> Tensor:
-        everyone = tokens.new_empty(self.degree * tokens.shape[0], *tokens.shape[1:])
-        dist.all_gather_single(everyone, tokens.contiguous())
-        return rearrange(everyone, "(r b) s d -> b (r s) d", r=self.degree)
+        gathered = tokens.new_empty(self.degree * tokens.shape[0], *tokens.shape[1:])
+        dist.all_gather_single(gathered, tokens.contiguous())
+        return rearrange(gathered, "(r b) s d -> b (r s) d", r=self.degree)
 
     def first_frame(self, keys: Tensor, frame_tokens: int) -> Tensor:
         holders = -(-frame_tokens // keys.shape[1])
-        pieces = [share(keys[:, :frame_tokens], source) for source in range(holders)]
+        pieces = [broadcast(keys[:, :frame_tokens], source) for source in range(holders)]
         return torch.cat(pieces, dim=1)[:, :frame_tokens]
 
     def min_max(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,29 +58,31 @@ class XfuserUlysses(TorchUlysses):
         from xfuser.core.distributed.attention_backend import AttentionBackendType
         from xfuser.model_executor.layers.usp import USP
 
-        kernel = AttentionBackendType.SDPA if query.dtype == torch.float32 else None  # None: what `start_xfuser` chose; those know no float32
+        kernel = (
+            AttentionBackendType.SDPA if query.dtype == torch.float32 else None
+        )  # None: the kernel that `start_xfuser` chose, none of which supports float32
         heads_first = [tensor.transpose(1, 2) for tensor in (query, key, value)]
         return USP(*heads_first, combine_qkv_a2a=True, backend=kernel).transpose(1, 2)
 
 
-def trade(pieces: Tensor) -> Tensor:
-    """Sends `pieces`[r] to rank r, and gives what all ranks have sent here, in rank order."""
+def all_to_all(pieces: Tensor) -> Tensor:
+    """Sends `pieces`[r] to rank r, and returns what all ranks sent to this one, in rank order."""
     received = torch.empty_like(pieces, memory_format=torch.contiguous_format)
     dist.all_to_all_single(received, pieces.contiguous())
     return received
 
 
-def share(tensor: Tensor, source: int = 0) -> Tensor:
-    """On every rank the tensor of rank `source`; the others bring one of the same shape and type, whose values do not matter."""
+def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
+    """The tensor of rank `source` on every rank; the others pass one of the same shape and type, whose values are ignored."""
     shared = tensor.contiguous().clone()
     dist.broadcast(shared, source)
     return shared
 
 
 def join(rank: Rank, settings: ParallelSettings) -> Shards:
-    """Meets the other ranks at `rank.rendezvous` and gives what binds them. To be undone with `leave`."""
+    """Joins the other ranks at `rank.rendezvous`. `leave` is the counterpart."""
     if rank.world_size != settings.degree:
-        raise ConfigError(f"a gang of {rank.world_size} came for generate.parallel.degree={settings.degree}; both must be the same")
+        raise ConfigError(f"the gang has {rank.world_size} ranks, but generate.parallel.degree={settings.degree}; make both the same")
     if settings.degree == 1:
         return SingleDevice()
     device = torch.device(rank.device)
@@ -88,7 +90,7 @@ def join(rank: Rank, settings: ParallelSettings) -> Shards:
     if backend == "auto":
         backend = "xfuser" if device.type == "cuda" else "torch"
     if backend == "xfuser" and device.type != "cuda":
-        raise ConfigError(f"generate.parallel.backend=xfuser needs CUDA, the gang sits on {rank.device}; choose torch or auto")
+        raise ConfigError(f"generate.parallel.backend=xfuser needs CUDA, but the gang is on {rank.device}; set it to torch or auto")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
@@ -105,7 +107,7 @@ def join(rank: Rank, settings: ParallelSettings) -> Shards:
 
 
 def start_xfuser(rank: Rank, device: torch.device) -> None:
-    """Tells xfuser of the process group that is already there. Imported here, since xfuser does not import without CUDA."""
+    """Initialises xfuser with the existing process group. Imported here, since xfuser cannot be imported without CUDA."""
     from xfuser import xFuserArgs
     from xfuser.core.distributed import init_distributed_environment, initialize_model_parallel, runtime_state
 
@@ -113,17 +115,17 @@ def start_xfuser(rank: Rank, device: torch.device) -> None:
     initialize_model_parallel(sequence_parallel_degree=rank.world_size, ulysses_degree=rank.world_size, backend=dist.get_backend())
 
     class State(runtime_state.RuntimeState):
-        """USP asks a runtime state for its kernel. xfuser makes one from a diffusers pipeline, or for a single process; we are neither."""
+        """USP reads its kernel from a runtime state. xfuser creates one for a diffusers pipeline or for a single process only."""
 
         def _check_distributed_env(self, parallel_config: Any) -> None:
-            """The groups were made three lines above, in this process."""
+            """The groups were created three lines above, in this process."""
 
     engine, _ = xFuserArgs(ulysses_degree=rank.world_size).create_config()
     runtime_state._RUNTIME = State(engine)
 
 
 def leave(shards: Shards) -> None:
-    """Takes leave of the other ranks. Does not wait for them: they may be gone."""
+    """Leaves the process group. Does not wait for the other ranks, which may have died."""
     if isinstance(shards, XfuserUlysses):
         from xfuser.core.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
 
@@ -135,11 +137,11 @@ def leave(shards: Shards) -> None:
 
 def broadcast_number(number: int, shards: Shards, device: torch.device | str) -> int:
     """Rank 0's number on every rank."""
-    return number if shards.degree == 1 else int(share(torch.tensor([number], device=device)))
+    return number if shards.degree == 1 else int(broadcast(torch.tensor([number], device=device)))
 
 
 FAILURES: tuple[type[Exception], ...] = (BadInput, ConfigError, Transient, FloatingPointError, MemoryError, ConnectionError, TimeoutError, OSError)
-"""Classes of failures that the ranks of a gang tell each other, by number from 1; RuntimeError stands for all others."""
+"""Classes of failures that are sent between ranks, by number from 1; all others are sent as RuntimeError."""
 STATUS_BYTES = 1024
 """Size of a rank's status: a byte for the class of its failure (0: none), two for the errno, the rest for the message in UTF-8, padded with zeros."""
 
@@ -192,7 +194,7 @@ def decode_status(status: Tensor, rank: int) -> Exception:
 
 
 def from_first(tensor: Tensor | None, shape: Sequence[int], shards: Shards, device: torch.device) -> Tensor:
-    """Rank 0's float32 `tensor` on every rank; only rank 0 has one."""
+    """Rank 0's float32 `tensor` on every rank; the other ranks pass None."""
     if tensor is None:
         tensor = torch.empty(tuple(shape), device=device)
-    return tensor if shards.degree == 1 else share(tensor)
+    return tensor if shards.degree == 1 else broadcast(tensor)

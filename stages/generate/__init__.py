@@ -1,1 +1,1 @@
-"""Generate: the streaming dubber. A segment's windows become frames, one window after the other."""
+"""Generate: makes a segment's frames window by window."""

@@ -1,7 +1,7 @@
-"""Keeping colours from drifting: each frame's statistics in CIE L*a*b* are moved to those of a reference (Reinhard et al., 2001).
+"""Colour matching against drift: moves each frame's statistics in CIE L*a*b* to those of a reference (Reinhard et al., 2001).
 
 The colour spaces are sRGB (IEC 61966-2-1) and CIE 1976 L*a*b* under D65 for the 2 degree observer, with scikit-image's rounding of their constants,
-which the original release uses.
+which the original release uses as well.
 """
 
 import torch
@@ -9,20 +9,20 @@ from torch import Tensor
 
 XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)
-LINEAR_BELOW = 0.008856  # of an XYZ value relative to white: there L*a*b* follows a line in place of the cube root
+LINEAR_BELOW = 0.008856  # of an XYZ value relative to white: below it L*a*b* is linear in place of the cube root
 LINEAR_SLOPE, LINEAR_OFFSET = 7.787, 16 / 116
 
 
 def match_color(frames: Tensor, reference: Tensor, strength: float) -> Tensor:
     """`frames` [1, 3, F, H, W] in [-1, 1], each with the mean and deviation of every L*a*b* channel of `reference` [3, H, W] in [0, 1].
 
-    strength 0 leaves the frames, 1 replaces them, between is a mixture. A channel without deviation gets the reference's mean.
+    strength 0 leaves the frames unchanged, 1 replaces them, values between mix the two. A channel without deviation gets the reference's mean.
     """
     if strength == 0:
         return frames
     target_mean, target_std = statistics(lab_of_rgb(reference.to(frames).clamp(0, 1)))
     matched = torch.empty_like(frames)
-    for number in range(frames.shape[2]):  # one by one: the intermediates of a whole window would be several times its size
+    for number in range(frames.shape[2]):  # frame by frame: the intermediates of a whole window would be several times its size
         frame = ((frames[0, :, number] + 1) / 2).clamp(0, 1)
         lab = lab_of_rgb(frame)
         mean, std = statistics(lab)
@@ -48,7 +48,7 @@ def lab_of_rgb(rgb: Tensor) -> Tensor:
 
 
 def rgb_of_lab(lab: Tensor) -> Tensor:
-    """sRGB in [0, 1], cut off there, of L*a*b* [3, H, W]."""
+    """sRGB, clamped to [0, 1], of L*a*b* [3, H, W]."""
     lightness, a, b = lab
     y = (lightness + 16) / 116
     root = torch.stack([a / 500 + y, y, (y - b / 200).clamp_min(0)])

@@ -1,7 +1,7 @@
-"""Letting a window go on from the very picture that the one before ended with.
+"""Seam easing: removes the jump at the border of two windows.
 
-A window's first frames repeat the end of the window before, but not quite: they went through the autoencoder once more, and its decoder has seen
-other frames before them. What it is off by at the last of them it is off by at the next, the first that the film shows: a snap of texture and colour.
+A window's first frames repeat the end of the window before, but not exactly: they were encoded and decoded once more, and the decoder saw other
+frames before them. The error of the last repeated frame continues in the next frame, the first that the film shows: texture and colour jump there.
 """
 
 import math
@@ -9,17 +9,17 @@ import math
 from torch import Tensor
 
 
-def ease_in(frames: Tensor, before: Tensor, overlap: int, over: int) -> Tensor:
-    """`frames` [1, 3, F, H, W] in [-1, 1], without the snap at frame `overlap`, the first that does not repeat the window before.
+def ease_in(frames: Tensor, before: Tensor, overlap: int, seam_frames: int) -> Tensor:
+    """`frames` [1, 3, F, H, W] in [-1, 1], without the jump at frame `overlap`, the first that does not repeat the window before.
 
-    `before` [1, 3, H, W] is the last frame of the window before, which frame `overlap - 1` repeats. What they differ by is added to the next `over`
-    frames, the whole of it to the first and then less and less along half a cosine, and so the change at the border is that within the window.
-    `over` 0 leaves the frames as they are, and so does a window that repeats nothing.
+    `before` [1, 3, H, W] is the last frame of the window before, which frame `overlap - 1` repeats. Their difference is added to the next
+    `seam_frames` frames with weights that fall from 1 along half a cosine, so that the change at the border is that within the window.
+    `seam_frames` 0 or `overlap` 0 leaves the frames as they are.
     """
-    if over == 0 or overlap == 0:
+    if seam_frames == 0 or overlap == 0:
         return frames
-    off = before - frames[:, :, overlap - 1]
+    difference = before - frames[:, :, overlap - 1]
     eased = frames.clone()
-    for number in range(min(over, frames.shape[2] - overlap)):
-        eased[:, :, overlap + number] += off * (1 + math.cos(math.pi * number / over)) / 2
+    for number in range(min(seam_frames, frames.shape[2] - overlap)):
+        eased[:, :, overlap + number] += difference * (1 + math.cos(math.pi * number / seam_frames)) / 2
     return eased.clamp(-1, 1)

@@ -8,14 +8,14 @@ from infinitedub.stages.records import Window
 
 
 def fresh(frames: Tensor, window: Window) -> Tensor:
-    """What `window` adds to the film, of all its `frames` [1, 3, F, H, W]: neither what repeats the window before, nor what pads it at the end."""
+    """The frames that `window` adds to the film, of all its `frames` [1, 3, F, H, W]: without the overlap at its start and the padding at its end."""
     return frames[:, :, window.overlap_frames : window.span.frames]
 
 
 def to_bytes(frames: Tensor) -> np.ndarray:
-    """`frames` [1, 3, F, H, W] in [-1, 1] as pictures [F, H, W, 3], uint8, to the nearest of 256 levels.
+    """`frames` [1, 3, F, H, W] in [-1, 1] as pictures [F, H, W, 3], uint8, rounded to the nearest of 256 levels.
 
-    Raises FloatingPointError where a frame holds anything that is no number.
+    Raises FloatingPointError if a frame holds NaN or infinity.
     """
     if not torch.isfinite(frames).all():
         raise FloatingPointError("a frame holds NaN or infinity after decoding; try generate/precision=fp32, or another seed")

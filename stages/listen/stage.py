@@ -1,4 +1,4 @@
-"""Hears the new speech the way the model was taught to: wav2vec2 features, one row per film frame."""
+"""Listen: encodes the new speech as in training: wav2vec2 features, one row per film frame."""
 
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class ListenStage:
-    """Source in, Speech out: a float32 row for every frame up to the end of the speech. What is held in memory grows with neither."""
+    """Source in, Speech out: a float32 row for every frame up to the end of the speech. Memory use does not grow with their length."""
 
     def __init__(self, config: ListenSettings) -> None:
         self.config = config
-        self._ear: tuple[SpeechEncoder, np.ndarray] | None = None  # with what it hears in silence
+        self._encoder: tuple[SpeechEncoder, np.ndarray] | None = None  # with its features of silence
 
     def open(self, rank: Rank) -> None:
         import torch
@@ -28,7 +28,7 @@ class ListenStage:
         from infinitedub.stages.model.weights.speech_checkpoint import SpeechCheckpoint
 
         encoder = SpeechCheckpoint(resolve_weights(self.config.speech)).encoder(torch.float32, rank.device)
-        self._ear = encoder, silence_row(encoder)
+        self._encoder = encoder, silence_row(encoder)
 
     def __call__(self, source: Source, *, files: Files) -> Speech:
         from infinitedub.stages.listen.frame_alignment import FRAME_RATE
@@ -37,12 +37,12 @@ class ListenStage:
         from infinitedub.stages.media.audio_io import mono_blocks
         from infinitedub.stages.model.speech_encoder import SAMPLE_RATE
 
-        if self._ear is None:
-            raise RuntimeError("listening begins with open()")
-        encoder, silence = self._ear
+        if self._encoder is None:
+            raise RuntimeError("ListenStage is called before open()")
+        encoder, silence = self._encoder
         if source.fps != FRAME_RATE:
             raise ConfigError(
-                f"the film has {source.fps:g} frames a second, but the model hears speech at {FRAME_RATE}; set generate.model.fps={FRAME_RATE}"
+                f"the film has {source.fps:g} frames per second, but the speech encoder gives {FRAME_RATE} rows; set generate.model.fps={FRAME_RATE}"
             )
         folder = files.scratch()
         sounds = [
@@ -54,4 +54,4 @@ class ListenStage:
         return Speech(files.store(path, "tensors/safetensors"), n_frames, lufs)
 
     def close(self) -> None:
-        self._ear = None
+        self._encoder = None

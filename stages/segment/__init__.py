@@ -1,1 +1,1 @@
-"""Segment: shots are found, and each is laid out in windows."""
+"""Segment: finds the shots of a film and plans the windows of each."""

@@ -1,6 +1,6 @@
-"""How long the film is, where it is cut, and which windows make it: decided here, from numbers alone.
+"""Decides the length of the film, its cuts and its windows, from numbers alone.
 
-A film frame shows a source frame (`source_frame`), a segment is a run of film frames inside one shot, a window is a piece of a segment.
+A film frame shows a source frame (`source_frame`). A segment is a run of film frames within one shot. A window is a part of a segment.
 """
 
 from bisect import bisect_right
@@ -13,10 +13,10 @@ from infinitedub.stages.records import Length, Segment, Source, Span, Window
 
 
 def film_frames(source: Source, length: Length | None) -> int:
-    """Frames of the film: those nearest in time to the end of the speech, or those of the footage; at least one.
+    """Frames of the film: the number nearest to the end of the speech, or that of the footage; at least one.
 
-    Speech may outlast footage by one frame under `video`; what sounds beyond is less than a frame and is not heard.
-    Raises BadInput where speech and picture cannot both be kept.
+    Under `video` speech may outlast footage by up to one frame; that remainder of the sound is cut off.
+    Raises BadInput if speech and footage cannot both be kept whole.
     """
     rule = length or (Length.VIDEO if source.moving else Length.AUDIO)
     if not source.voices and (rule is not Length.VIDEO or not source.moving):
@@ -25,7 +25,7 @@ def film_frames(source: Source, length: Length | None) -> int:
     speech_frames = max(1, floor(source.speech_seconds * source.fps + 0.5))
     if not source.moving:
         if rule == Length.VIDEO:
-            raise BadInput("length=video was asked for a photograph, which has no length of its own; use length=audio or leave it out")
+            raise BadInput("length=video was given for a photograph, which has no length of its own; use length=audio or leave it out")
         return speech_frames
     if rule == Length.AUDIO:
         return speech_frames
@@ -40,7 +40,7 @@ def film_frames(source: Source, length: Length | None) -> int:
 
 
 def source_frame(frame: int, n_source: int, extend: str) -> int:
-    """The frame of the source that film frame `frame` shows. `extend` says what comes after the source's end.
+    """The frame of the source that film frame `frame` shows. `extend` decides what follows the source's last frame.
 
     hold: 0 1 2 3 3 3 3 ...   bounce: 0 1 2 3 2 1 0 1 ... (the turning frames are shown once)
     """
@@ -54,9 +54,9 @@ def source_frame(frame: int, n_source: int, extend: str) -> int:
 
 
 def join_flashes(cuts: Iterable[int], n_frames: int, min_shot_frames: int) -> tuple[int, ...]:
-    """The cuts that are kept when a shot shorter than `min_shot_frames` stays with the shot before it; the first shot has none and stays whole.
+    """The cuts that remain when each shot shorter than `min_shot_frames` is joined to the shot before it; the first shot is never joined.
 
-    A cut is the number of the first frame of a shot. The flash goes to the earlier shot because a window looks like its first frame.
+    A cut is the number of the first frame of a shot. A flash is joined to the earlier shot because a window is conditioned on its first frame.
     """
     ordered = sorted({cut for cut in cuts if 0 < cut < n_frames})
     return tuple(cut for cut, stop in pairwise([*ordered, n_frames]) if stop - cut >= min_shot_frames)
@@ -79,9 +79,9 @@ def plan_windows(span: Span, window_frames: int, overlap_frames: int) -> tuple[t
 
 
 def plan_segments(n_frames: int, n_source: int, cuts: Sequence[int], *, window_frames: int, overlap_frames: int, extend: str) -> tuple[Segment, ...]:
-    """The film's segments in order, without gaps: it is cut where two neighbouring frames come from different shots of the source.
+    """The film's segments in order, without gaps: a cut is between two neighbouring frames from different shots of the source.
 
-    `cuts` are the first frames of the source's later shots, in order. Where footage turns round to be extended, the shot goes on.
+    `cuts` are the first frames of the source's later shots, in order. When bounced footage reverses, the shot continues.
     """
     shown = [source_frame(frame, n_source, extend) for frame in range(n_frames)]
     shots = [bisect_right(cuts, frame) for frame in shown]

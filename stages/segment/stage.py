@@ -1,4 +1,4 @@
-"""Finds the shots of a film and plans the windows that will make them."""
+"""Segment: finds the shots of a film and plans their windows."""
 
 from infinitedub.stages.contract import Files, Rank
 from infinitedub.stages.records import Length, Segment, Source
@@ -13,7 +13,7 @@ class SegmentStage:
         self.config = config
 
     def open(self, rank: Rank) -> None:
-        """Nothing to load: the detectors are small and made anew for each film."""
+        """Nothing to load: the detectors are small and are created for each film."""
 
     def __call__(self, source: Source, length: Length | None, *, files: Files) -> tuple[Segment, ...]:
         n_frames = film_frames(source, length)
@@ -27,14 +27,14 @@ class SegmentStage:
         )
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to release."""
 
     def _cuts(self, source: Source, files: Files) -> tuple[int, ...]:
         if not source.moving or self.config.detector == "off":
             return ()
         from infinitedub.stages.segment.scenes import find_cuts
 
-        cuts, seen = find_cuts(files.fetch(source.picture), self.config)
-        if seen != source.n_frames:  # ingest made this file and counted it: a difference is our mistake, and would shift every cut after it
-            raise RuntimeError(f"{source.picture.uri} holds {seen} frames, but its record says {source.n_frames}")
+        cuts, n_frames = find_cuts(files.fetch(source.picture), self.config)
+        if n_frames != source.n_frames:  # ingest counted the frames of this file: a difference is a bug, and would shift all later cuts
+            raise RuntimeError(f"{source.picture.uri} holds {n_frames} frames, but its record says {source.n_frames}")
         return join_flashes(cuts, source.n_frames, self.config.min_shot_frames)

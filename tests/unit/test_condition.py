@@ -1,4 +1,4 @@
-"""What the denoiser is told: frame sizes, speakers' places, references and prompts."""
+"""The conditioning of a segment: frame sizes, speakers' masks, references and prompts."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ from tests.unit.tiny import condition_settings, segment_of, source_of
 # -- framing ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_ratio_is_chosen_and_the_first_of_two():
+def test_the_bucket_of_the_nearest_ratio_is_chosen_and_of_two_equally_near_the_first():
     buckets = {0.5: (64, 128), 1.0: (64, 64), 1.5: (96, 64)}
     assert choose_bucket(720, 1280, buckets) == (64, 128)
     assert choose_bucket(300, 200, buckets) == (96, 64)
     assert choose_bucket(75, 100, buckets) == (64, 128)  # 0.75 is as far from 0.5 as from 1
 
 
-def test_an_odd_overhang_goes_to_the_even_side():
+def test_half_a_pixel_of_overhang_is_rounded_to_even():
     assert plan_framing(64, 69, (64, 64)).corner == (0, 2)  # 2.5 rounds to 2
     assert plan_framing(64, 71, (64, 64)).corner == (0, 4)  # 3.5 rounds to 4
 
@@ -69,19 +69,19 @@ def test_upstream_reads_rows_first():
 
 
 @pytest.mark.parametrize("box", [Box(10, 20, 10, 70), Box(-1, 0, 10, 10), Box(0, 0, 129, 10), Box(0, 50, 10, 40)])
-def test_boxes_must_lie_in_the_picture(box: Box):
+def test_a_box_outside_of_the_picture_is_refused(box: Box):
     with pytest.raises(BadInput, match=rf"\[{box.x_min}, {box.y_min}, {box.x_max}, {box.y_max}\].*128x96"):
         speaker_masks((box, RIGHT), 96, 128, (96, 128))
 
 
 @pytest.mark.parametrize("lost", [Box(0, 20, 30, 70), Box(101, 41, 104, 44)], ids=["cut off", "between two tokens"])
-def test_a_speaker_of_whom_nothing_is_left_is_named(lost: Box):
+def test_a_speaker_who_is_cropped_away_is_named_in_the_error(lost: Box):
     """A square is cut out of the middle of a wide picture."""
     with pytest.raises(BadInput, match=r"speaker 2: nothing is left of box \["):
         speaker_masks((Box(60, 20, 120, 70), lost), 96, 192, (96, 96))
 
 
-class Counted:
+class CountingEncoder:
     """An encoder that counts its calls."""
 
     def __init__(self, encode) -> None:
@@ -94,7 +94,7 @@ class Counted:
 
 
 class Codec:
-    """In place of the video autoencoder: a latent for each 8x8 pixels and 4 frames, one channel of which is the red of the first pixel."""
+    """Replaces the video autoencoder: a latent for each 8x8 pixels and 4 frames, one channel of which is the red of the first pixel."""
 
     def encode(self, video):
         _, _, frames, height, width = video.shape
@@ -105,14 +105,14 @@ class Codec:
 
 @pytest.fixture
 def encoders():
-    return Counted(lambda frame: frame.mean((2, 3))[:, None].expand(1, 257, 3)), Counted(
+    return CountingEncoder(lambda frame: frame.mean((2, 3))[:, None].expand(1, 257, 3)), CountingEncoder(
         lambda prompt: torch.full((len(prompt), 8), float(len(prompt)))
     )
 
 
 @pytest.fixture
 def footage(tmp_path):
-    """60 frames, number n of them in the red n."""
+    """60 frames; frame n has the red level n."""
     path = tmp_path / "footage.mkv"
     frames = np.zeros((60, 64, 64, 3), np.uint8)
     frames[..., 0] = np.arange(60)[:, None, None]
@@ -132,21 +132,21 @@ def prepare(encoders, path, picture, source, segment, **changes):
 def test_each_frame_referred_to_is_encoded_once(encoders, footage, tmp_path):
     source = source_of(footage, width=64, height=64, n_frames=60)
     segment = segment_of(100, references=(5, 29, 5, 29))
-    size, told, _ = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
+    size, conditions, _ = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
     assert size == (96, 96)
     assert encoders[0].calls == 2
-    assert told["window_reference"].tolist() == [0, 1, 0, 1]
+    assert conditions["window_reference"].tolist() == [0, 1, 0, 1]
     for number, red in ((0, 5), (1, 29)):
-        latents = told[f"reference.{number}.latents"]
+        latents = conditions[f"reference.{number}.latents"]
         assert latents.shape == (1, 16, 9, 12, 12)
         assert torch.allclose(latents[0, 0, 0], torch.tensor((red / 255 - 0.5) * 2))
         assert (latents[:, :, 1:] == 0).all(), "grey after the first frame"
-        assert told[f"reference.{number}.clip"].shape == (1, 257, 3)
-    assert told["color_reference"].shape == (3, 96, 96) and (told["color_reference"][0] == 5).all()
-    assert "masks" not in told
+        assert conditions[f"reference.{number}.clip"].shape == (1, 257, 3)
+    assert conditions["color_reference"].shape == (3, 96, 96) and (conditions["color_reference"][0] == 5).all()
+    assert "masks" not in conditions
 
 
-def test_boxes_that_upstreams_order_puts_outside_the_picture_are_told_as_they_were_given():
+def test_a_box_outside_of_the_picture_in_upstreams_order_is_shown_as_it_was_given():
     box = Box(100, 2, 118, 70)
     with pytest.raises(BadInput, match=r"box 2 is \[100, 2, 118, 70\], which compat=upstream reads as .* outside the 120x80 picture"):
         choose_boxes([Box(1, 2, 3, 4), box], 80, 120, rows_first=True)
@@ -155,34 +155,34 @@ def test_boxes_that_upstreams_order_puts_outside_the_picture_are_told_as_they_we
 
 def test_upstream_takes_colours_from_the_films_first_frame(encoders, footage, tmp_path):
     source = source_of(footage, width=64, height=64, n_frames=60)
-    _, told, _ = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment_of(33, references=(5,)), compat="upstream")
-    assert (told["color_reference"][0] == 0).all()
+    _, conditions, _ = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment_of(33, references=(5,)), compat="upstream")
+    assert (conditions["color_reference"][0] == 0).all()
 
 
 def test_a_prompt_is_encoded_once_per_process(encoders, footage, tmp_path):
     source, segment = source_of(footage, width=64, height=64, n_frames=60), segment_of(33)
-    size, told, preparation = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
-    assert told["text"].tolist() == [[4.0] * 8] * 4
-    assert told["null_text"].tolist() == [[2.0] * 8] * 2
+    size, conditions, preparation = prepare(encoders, tmp_path / "c.safetensors", footage, source, segment)
+    assert conditions["text"].tolist() == [[4.0] * 8] * 4
+    assert conditions["null_text"].tolist() == [[2.0] * 8] * 2
     preparation.prepare(footage, source, segment, Prompt("other", "no"), size, tmp_path / "d.safetensors")
     assert encoders[1].calls == 3
 
 
-def test_a_photograph_of_two(encoders, tmp_path):
+def test_a_photograph_of_two_persons_has_masks(encoders, tmp_path):
     photograph = tmp_path / "two.png"
     Image.new("RGB", (128, 64), (200, 0, 0)).save(photograph)
     source = source_of(photograph, width=128, height=64, boxes=(None, None))
-    size, told, _ = prepare(encoders, tmp_path / "c.safetensors", photograph, source, segment_of(80))
+    size, conditions, _ = prepare(encoders, tmp_path / "c.safetensors", photograph, source, segment_of(80))
     assert size == (96, 144)
     assert encoders[0].calls == 1
-    assert told["masks"].shape == (3, 12, 18)
-    assert told["masks"].any(dim=(1, 2)).all()
+    assert conditions["masks"].shape == (3, 12, 18)
+    assert conditions["masks"].any(dim=(1, 2)).all()
 
 
 # -- the stage --------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_stage_gives_the_documented_file(files, tmp_path):
+def test_the_file_has_the_documented_tensors(files, tmp_path):
     photograph = tmp_path / "face.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)).save(photograph)
     stage = ConditionStage(condition_settings())
@@ -199,18 +199,18 @@ def test_the_stage_gives_the_documented_file(files, tmp_path):
     assert shapes["text"][1] == shapes["null_text"][1]
 
 
-def test_the_stage_must_sit_where_it_is_set_to():
+def test_a_rank_on_another_device_than_the_settings_is_refused():
     with pytest.raises(ConfigError, match=r"generate\.device is cuda.*condition on cpu"):
         ConditionStage(condition_settings(device="cuda")).open(Rank())
 
 
-def test_weights_that_are_not_there_are_refused(tmp_path):
+def test_missing_weights_are_refused(tmp_path):
     for weights in (str(tmp_path / "nowhere"), "bundled:nothing", "bundled:../tiny"):
         with pytest.raises(ConfigError, match="weights"):
             ConditionStage(condition_settings(weights=weights)).open(Rank())
 
 
-@pytest.mark.parametrize(("changes", "said"), [({"window_frames": 32}, "29 or 33"), ({"buckets": {1.0: (64, 72)}}, "multiples of 16")])
-def test_sizes_that_cannot_work_are_refused(changes, said):
-    with pytest.raises(ValidationError, match=said):
+@pytest.mark.parametrize(("changes", "message"), [({"window_frames": 32}, "29 or 33"), ({"buckets": {1.0: (64, 72)}}, "multiples of 16")])
+def test_sizes_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
         condition_settings(**changes)

@@ -1,4 +1,4 @@
-"""Colour matching against what it promises; the golden tensors are in test_verify.py."""
+"""Colour matching: statistics, strength and gamut; the golden tensors are in test_verify.py."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_known_colours():
     assert torch.allclose(lab_of_rgb(colours), wanted, atol=2e-2)
 
 
-def test_there_and_back():
+def test_rgb_to_lab_and_back_is_the_identity():
     colours = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(3))
     colours[:, 0] = 0.01  # on the line near black
     assert torch.allclose(rgb_of_lab(lab_of_rgb(colours)), colours, atol=1e-4)
@@ -46,7 +46,7 @@ def test_strength_mixes(frames, reference):
     assert (full - frames).abs().max() > 0.1
 
 
-def test_a_frame_matched_to_itself_stays(frames):
+def test_a_frame_matched_to_itself_does_not_change(frames):
     own = (frames[0, :, 1] + 1) / 2
     assert torch.allclose(match_color(frames[:, :, 1:2], own, 1.0), frames[:, :, 1:2], atol=1e-4)
 

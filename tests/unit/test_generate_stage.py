@@ -1,4 +1,4 @@
-"""The denoising stage as the pipeline calls it, with the tiny model that comes with the package."""
+"""The stage generate as the pipeline calls it, with the bundled tiny model."""
 
 from itertools import pairwise
 
@@ -52,10 +52,10 @@ def pixels(chunks, files) -> np.ndarray:
 
 def test_a_chunk_per_window_and_the_clip_last(files, conditions, speech):
     segment = segment_of(50)
-    told = conditions(segment)
+    prepared = conditions(segment)
     stage = GenerateStage(generate_settings())
     stage.open(Rank())
-    chunks, clip = generate(stage, segment, told, speech, files)
+    chunks, clip = generate(stage, segment, prepared, speech, files)
     assert all(isinstance(chunk, Chunk) for chunk in chunks)
     assert [chunk.frames for chunk in chunks] == [33, 17]
     assert clip == Clip(0, segment.span, tuple(chunks))
@@ -64,61 +64,61 @@ def test_a_chunk_per_window_and_the_clip_last(files, conditions, speech):
     assert made.std() > 1
 
     files.remembered.clear()
-    again, _ = generate(stage, segment, told, speech, files)
+    again, _ = generate(stage, segment, prepared, speech, files)
     assert [chunk.picture.sha256 for chunk in again] == [chunk.picture.sha256 for chunk in chunks]
     files.remembered.clear()
-    other, _ = generate(stage, segment, told, speech, files, seed=2)
+    other, _ = generate(stage, segment, prepared, speech, files, seed=2)
     assert (pixels(other, files) != made).mean() > 0.5
     stage.close()
 
 
-def test_broken_off_and_taken_up_the_bits_are_the_same(files, conditions, speech):
+def test_an_interrupted_segment_is_resumed_with_the_same_bits(files, conditions, speech):
     segment = segment_of(80)
-    told = conditions(segment)
+    prepared = conditions(segment)
     stage = GenerateStage(generate_settings())
     stage.open(Rank())
-    chunks, clip = generate(stage, segment, told, speech, files)
+    chunks, clip = generate(stage, segment, prepared, speech, files)
     assert len(chunks) == 3
-    calm = dict(files.remembered)
-    assert calm[1].motion is not None and calm[2].motion is None
+    undisturbed = dict(files.remembered)
+    assert undisturbed[1].motion is not None and undisturbed[2].motion is None
 
     files.remembered.clear()
-    broken_off = stage(segment, told, speech, Seed(1, "job"), files=files)
-    next(broken_off)
-    broken_off.close()
+    interrupted = stage(segment, prepared, speech, Seed(1, "job"), files=files)
+    next(interrupted)
+    interrupted.close()
     stage.close()
     assert files.remembered.keys() == {0}
 
     other = GenerateStage(generate_settings())  # as in another process
     other.open(Rank())
-    rest, taken_up = generate(other, segment, told, speech, files)
+    rest, resumed = generate(other, segment, prepared, speech, files)
     assert [chunk.window for chunk in rest] == [1, 2]
-    assert [chunk.picture.sha256 for chunk in taken_up.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
-    assert files.remembered[1].motion.sha256 == calm[1].motion.sha256
+    assert [chunk.picture.sha256 for chunk in resumed.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
+    assert files.remembered[1].motion.sha256 == undisturbed[1].motion.sha256
 
-    nothing, whole = generate(other, segment, told, speech, files)
-    assert nothing == [] and whole == taken_up
+    nothing, whole = generate(other, segment, prepared, speech, files)
+    assert nothing == [] and whole == resumed
 
 
-def test_a_lost_window_costs_itself_and_no_other(files, conditions, speech):
+def test_a_lost_window_is_made_again_and_no_other(files, conditions, speech):
     segment = segment_of(80)
-    told = conditions(segment)
+    prepared = conditions(segment)
     stage = GenerateStage(generate_settings())
     stage.open(Rank())
-    _, clip = generate(stage, segment, told, speech, files)
+    _, clip = generate(stage, segment, prepared, speech, files)
     del files.remembered[1]
-    made, again = generate(stage, segment, told, speech, files)
+    made, again = generate(stage, segment, prepared, speech, files)
     assert [chunk.window for chunk in made] == [1]
     assert [chunk.picture.sha256 for chunk in again.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
     assert again.chunks[2] == clip.chunks[2]
 
 
-def test_a_window_whose_motion_frames_cannot_be_had_is_made_again(files, conditions, speech, caplog, monkeypatch):
+def test_a_window_whose_motion_frames_cannot_be_read_is_made_again(files, conditions, speech, caplog, monkeypatch):
     segment = segment_of(80)
-    told = conditions(segment)
+    prepared = conditions(segment)
     stage = GenerateStage(generate_settings())
     stage.open(Rank())
-    _, clip = generate(stage, segment, told, speech, files)
+    _, clip = generate(stage, segment, prepared, speech, files)
     kept = dict(files.remembered)
     del files.remembered[2]
     harmed, fetch = kept[1].motion.uri, files.fetch
@@ -129,7 +129,7 @@ def test_a_window_whose_motion_frames_cannot_be_had_is_made_again(files, conditi
         return fetch(what)
 
     monkeypatch.setattr(files, "fetch", fetch_all_but_one)
-    rest, again = generate(stage, segment, told, speech, files)
+    rest, again = generate(stage, segment, prepared, speech, files)
     assert [chunk.window for chunk in rest] == [1, 2]
     assert [chunk.picture.sha256 for chunk in again.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
     assert "window 1 is made again" in caplog.text
@@ -148,12 +148,12 @@ def test_a_window_whose_motion_frames_cannot_be_had_is_made_again(files, conditi
 )
 def test_every_setting_makes_another_film(files, conditions, speech, changes):
     segment = segment_of(20)
-    told = conditions(segment)
+    prepared = conditions(segment)
     films = []
     for settings in (generate_settings(), generate_settings(**changes)):
         stage = GenerateStage(settings)
         stage.open(Rank())
-        films.append(pixels(generate(stage, segment, told, speech, files)[0], files))
+        films.append(pixels(generate(stage, segment, prepared, speech, files)[0], files))
         files.remembered.clear()
         stage.close()
     assert films[0].shape == films[1].shape == (20, 96, 96, 3)
@@ -196,25 +196,25 @@ def test_a_sampler_may_evaluate_the_model_twice_per_step(files, conditions, spee
     assert blocks_run.count(blocks_run[0]) == computed
 
 
-def test_broken_numbers_are_told_from_bugs(files, conditions, speech, tmp_path):
-    """The pools try numeric failures again, within a budget of their own."""
+def test_nan_raises_a_floating_point_error(files, conditions, speech, tmp_path):
+    """The pools retry numeric failures, within a budget of their own."""
     segment = segment_of(20)
-    told = conditions(segment)
+    prepared = conditions(segment)
     path = tmp_path / "nan.safetensors"
     save_file({"speaker_0": torch.full((50, 3, 64), float("nan")), "silence": torch.zeros(3, 64)}, path)
     stage = GenerateStage(generate_settings())
     stage.open(Rank())
     with pytest.raises(FloatingPointError, match="latents"):
-        generate(stage, segment, told, Speech(Artifact(str(path), "", 0, ""), 50, (None,)), files)
+        generate(stage, segment, prepared, Speech(Artifact(str(path), "", 0, ""), 50, (None,)), files)
 
 
-def test_the_stage_must_sit_where_it_is_set_to():
+def test_a_rank_on_another_device_than_the_settings_is_refused():
     with pytest.raises(ConfigError, match=r"generate\.device is cuda.*cpu"):
         GenerateStage(generate_settings(device="cuda")).open(Rank())
 
 
-def test_a_gang_must_be_as_large_as_is_set():
-    with pytest.raises(ConfigError, match=r"gang of 1.*degree=2"):
+def test_a_gang_of_another_size_than_the_settings_is_refused():
+    with pytest.raises(ConfigError, match=r"gang has 1 ranks.*degree=2"):
         GenerateStage(generate_settings(parallel="ulysses_2")).open(Rank())
 
 
@@ -226,7 +226,7 @@ def test_xfuser_needs_cuda():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"motion_frames": 8}, "motion_frames is 8.*take 5 or 9"),
         ({"window_frames": 9}, "leaves nothing new in windows of 9 frames"),
@@ -234,6 +234,6 @@ def test_xfuser_needs_cuda():
         ({"buckets": {1.0: [64, 60]}}, "multiples of 16"),
     ],
 )
-def test_sizes_that_cannot_work_are_refused(changes, said):
-    with pytest.raises(ValidationError, match=said):
+def test_sizes_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
         generate_settings(model={**read("generate/model/tiny"), **changes})

@@ -240,7 +240,7 @@ def test_features_do_not_depend_on_the_recording_level(stage: ListenStage, files
 
 
 def test_a_film_at_another_frame_rate_is_refused(stage: ListenStage, files: Files) -> None:
-    with pytest.raises(ConfigError, match=r"24 frames a second.*generate\.model\.fps=25"):
+    with pytest.raises(ConfigError, match=r"24 frames per second.*generate\.model\.fps=25"):
         stage(photograph(stored_voice(files, babble(1.0)), fps=24.0), files=files)
 
 
@@ -277,7 +277,7 @@ def test_a_sample_file_is_sliced_like_an_array(tmp_path: Path) -> None:
 
 
 def test_features_from_disk_and_from_memory_are_identical(stage: ListenStage, tmp_path: Path) -> None:
-    encoder, silence = stage._ear
+    encoder, silence = stage._encoder
     voices, sounds = [voice(0), voice(2 * RATE + 77)], [babble(7.03), alternating_noise(5.0)]
     sample_files = [SampleFile(tmp_path / f"{number}.f32", [sound]) for number, sound in enumerate(sounds)]
     paths = [tmp_path / "memory.safetensors", tmp_path / "disk.safetensors"]

@@ -1,5 +1,6 @@
-"""Lengths, cuts and windows, over every film they could be asked for."""
+"""Lengths, cuts and windows, with properties over random films."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_photograph_has_no_length_of_its_own() -> None:
         film_frames(photograph(2.0), Length.VIDEO)
 
 
-def test_footage_keeps_its_length_unless_told_otherwise() -> None:
+def test_footage_keeps_its_length_by_default() -> None:
     assert film_frames(footage(100, 2.0), None) == film_frames(footage(100, 2.0), Length.VIDEO) == 100
     assert film_frames(footage(100, 2.0), Length.AUDIO) == film_frames(footage(100, 2.0), Length.SHORTEST) == 50
     assert film_frames(footage(40, 2.0), Length.AUDIO) == 50
@@ -62,13 +63,21 @@ def test_a_second_voice_that_starts_later_counts_to_its_end() -> None:
     assert film_frames(source, None) == 63  # 2.5 s, 62.5 frames
 
 
+def test_without_speech_only_footage_gives_a_length() -> None:
+    moving, still = (replace(source, voices=()) for source in (footage(100, 2.0), photograph(2.0)))
+    assert film_frames(moving, None) == film_frames(moving, Length.VIDEO) == 100
+    for source, length in ((moving, Length.AUDIO), (moving, Length.SHORTEST), (still, None), (still, Length.AUDIO), (still, Length.VIDEO)):
+        with pytest.raises(BadInput, match="the row names no speech"):
+            film_frames(source, length)
+
+
 @settings(deadline=None)
 @given(
     fps=st.sampled_from([8.0, 16.0, 23.976, 24.0, 25.0, 29.97, 30.0]),
     n_samples=st.integers(1, 16000 * 7200),
     n_frames=st.integers(1, 200_000),
 )
-def test_every_policy_holds_to_one_frame(fps: float, n_samples: int, n_frames: int) -> None:
+def test_every_length_policy_is_exact_to_one_frame(fps: float, n_samples: int, n_frames: int) -> None:
     still = material(moving=False, n_frames=1, fps=fps, n_samples=n_samples)
     moving = material(moving=True, n_frames=n_frames, fps=fps, n_samples=n_samples)
     speech = n_samples / 16000 * fps
@@ -102,7 +111,7 @@ def test_bounced_footage_never_jumps(n_source: int, frames: int) -> None:
 # -- cuts ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_flash_stays_with_the_shot_before_it() -> None:
+def test_a_flash_is_joined_to_the_shot_before_it() -> None:
     assert join_flashes([10, 12, 30], 50, 4) == (12, 30)  # 10 and 11 are the flash: no shot of their own, and no start of one
     assert join_flashes([10, 12, 30], 50, 2) == (10, 12, 30)
     assert join_flashes([10, 48], 50, 4) == (10,)  # a flash at the end
@@ -168,13 +177,13 @@ def test_shots_are_mirrored_with_the_footage() -> None:
     assert segments[2].windows[0].reference_frame == 4
 
 
-def test_held_footage_goes_on_in_its_last_shot() -> None:
+def test_held_footage_continues_its_last_shot() -> None:
     segments = plan_segments(36, 20, (5,), window_frames=9, overlap_frames=1, extend="hold")
     assert [segment.span for segment in segments] == [Span(0, 5), Span(5, 36)]
     assert [window.reference_frame for window in segments[1].windows] == [5, 13, 19, 19]
 
 
-def test_a_long_photograph_job_is_planned_without_hurry() -> None:
+def test_an_hour_of_photograph_is_one_segment_of_1250_windows() -> None:
     (segment,) = plan_segments(25 * 3600, 1, (), window_frames=81, overlap_frames=9, extend="hold")
     assert segment.span == Span(0, 90_000)
     assert len(segment.windows) == 1250
@@ -185,7 +194,7 @@ def test_a_long_photograph_job_is_planned_without_hurry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"window_frames": 80}, "window_frames is 80.*take 77 or 81"),
         ({"motion_frames": 8}, "motion_frames is 8.*take 5 or 9"),
@@ -193,7 +202,7 @@ def test_a_long_photograph_job_is_planned_without_hurry() -> None:
         ({"detector": "histogram"}, "adaptive"),
     ],
 )
-def test_impossible_settings_are_refused(changed: dict[str, object], said: str) -> None:
+def test_impossible_settings_are_refused(changed: dict[str, object], message: str) -> None:
     values = {
         "window_frames": 81,
         "motion_frames": 9,
@@ -204,5 +213,5 @@ def test_impossible_settings_are_refused(changed: dict[str, object], said: str) 
         "extend": "hold",
     }
     SegmentSettings.model_validate(values)
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         SegmentSettings.model_validate(values | changed)

@@ -81,7 +81,7 @@ def test_cuts_are_found_to_the_frame(files: Files, three_shots: Path, detector: 
     assert spans(files, three_shots, 80, **detector) == [Span(0, 23), Span(23, 63), Span(63, 80)]
 
 
-def test_footage_known_to_be_whole_is_not_opened(files: Files, tmp_path: Path) -> None:
+def test_with_the_detector_off_footage_is_not_opened(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "not really footage.mp4"
     path.write_bytes(b"x")
     assert spans(files, path, 80, detector="off") == [Span(0, 80)]
@@ -92,7 +92,7 @@ def test_one_shot_is_one_segment(files: Files, tmp_path: Path) -> None:
     assert spans(files, tmp_path / "one.mp4", 60) == [Span(0, 60)]
 
 
-def test_noise_is_not_a_hundred_shots(files: Files, tmp_path: Path) -> None:
+def test_noise_makes_no_cuts(files: Files, tmp_path: Path) -> None:
     write(tmp_path / "noise.mp4", np.random.default_rng(1).integers(0, 256, (40, HEIGHT, WIDTH, 3), dtype=np.uint8))
     assert spans(files, tmp_path / "noise.mp4", 40) == [Span(0, 40)]
 
@@ -103,7 +103,7 @@ def test_footage_of_a_few_frames(files: Files, tmp_path: Path, n_frames: int) ->
     assert spans(files, tmp_path / "few.mp4", n_frames) == [Span(0, n_frames)]
 
 
-def test_cuts_next_to_both_ends_are_seen(files: Files, tmp_path: Path) -> None:
+def test_cuts_near_both_ends_are_found(files: Files, tmp_path: Path) -> None:
     write(tmp_path / "ends.mp4", draw([1, 20, 1]))
     assert spans(files, tmp_path / "ends.mp4", 22, min_shot_frames=1) == [Span(0, 1), Span(1, 21), Span(21, 22)]
     assert spans(files, tmp_path / "ends.mp4", 22, min_shot_frames=4) == [Span(0, 1), Span(1, 22)]
@@ -122,7 +122,7 @@ def test_a_shorter_film_ends_inside_a_shot_and_a_longer_one_bounces(files: Files
     assert held == [Span(0, 23), Span(23, 63), Span(63, 125)]
 
 
-def test_a_miscounted_source_is_our_own_mistake(files: Files, three_shots: Path) -> None:
+def test_a_source_with_another_number_of_frames_is_a_bug(files: Files, three_shots: Path) -> None:
     with pytest.raises(RuntimeError, match=r"holds 80 frames.*says 81"):
         spans(files, three_shots, 81)
 

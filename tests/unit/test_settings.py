@@ -1,4 +1,4 @@
-"""Every setting says what it means and whether it changes results; its value lives in conf/ alone."""
+"""Every setting has a docstring and says whether it changes results; its value is in conf/ only."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def declares_settings(path: Path) -> bool:
-    """Whether a class in the file is built on something called ...Settings."""
+    """Whether a class in the file has a base whose name ends in Settings."""
     classes = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ClassDef)]
     return any(ast.unparse(base).endswith("Settings") for node in classes for base in node.bases)
 
@@ -42,13 +42,13 @@ def kinds_of(module: str) -> list[type[Settings]]:
 
 
 def fields_of(module: str) -> Iterator[tuple[str, FieldInfo]]:
-    """The fields of all settings declared in a module, by their dotted names; not those that hold further settings, which are asked in turn."""
+    """The fields of all settings declared in a module, by their dotted names; without those that hold nested settings."""
     for kind in kinds_of(module):
         yield from ((f"{kind.__name__}.{name}", field) for name, field in kind.model_fields.items() if not nested(field.annotation))
 
 
 def nested(annotation: object) -> bool:
-    """Whether a field holds further settings, or one of several kinds of them."""
+    """Whether a field holds nested settings, or one of several classes of them."""
     if get_origin(annotation) is Annotated:
         return nested(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

@@ -1,4 +1,4 @@
-"""The product against the original's numbers, by the code of `dub verify`; and that code against fixtures that are wrong."""
+"""The product against the original's numbers, by the code of `dub verify`; and that code against wrong fixtures."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ PROFILE = Profile(
 
 
 def alone(name: str, folder: Path) -> Path:
-    """A folder with one fixture, and what it leans on."""
+    """A folder with one fixture, and the one that it depends on."""
     for stem in {name, name.removesuffix("_bf16")}:
         for ending in (".safetensors", ".json"):
             shutil.copy(GOLDEN / f"{stem}{ending}", folder)
@@ -34,7 +34,7 @@ def alone(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_the_originals_numbers_are_met(name: str, tmp_path: Path):
+def test_the_originals_numbers_are_reproduced(name: str, tmp_path: Path):
     outcome = list(verify(alone(name, tmp_path), PROFILE))
     checks = [line for line in outcome if isinstance(line, Check) and line.fixture == name]
     assert checks
@@ -56,15 +56,15 @@ def test_a_film_is_checked_from_its_references_to_its_frames(tmp_path: Path):
 @pytest.mark.parametrize(
     ("lengths", "most", "starts", "frames"),
     [
-        ([50], 1000, [0, 12, 24, 36], 50),  # filled up to 57 and cut back
-        ([45], 1000, [0, 12, 24], 45),  # the last window ends with the speech, and counts as filled up
+        ([50], 1000, [0, 12, 24, 36], 50),  # padded to 57 and cut back
+        ([45], 1000, [0, 12, 24], 45),  # the last window ends with the speech, and counts as padded
         ([70], 40, [0, 12, 24], 40),
         ([60], 21, [0], 21),
         ([44, 50], 1000, [0, 12, 24], 45),  # the first person's speech decides: five frames of the second one's are lost
         ([50, 44], 1000, [0, 12, 24, 36], 44),  # the last person's length cuts
     ],
 )
-def test_the_original_decides_on_windows_and_length_like_this(lengths, most, starts, frames):
+def test_the_windows_and_the_length_that_the_original_plans(lengths, most, starts, frames):
     call = {"frame_num": 21, "motion_frame": 9, "max_frames_num": most}
     segment, kept = plan({"call": call, "audio_lengths": lengths, "is_video": False, "n_source_frames": 1})
     assert [window.span.start for window in segment.windows] == starts
@@ -90,17 +90,17 @@ def test_one_wrong_number_is_a_miss(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(("key", "by", "missed"), [("w.blocks.0.ffn.0.bias", 0.5, True), ("out", 5e-5, False)])
-def test_a_wrong_weight_shows_and_rounding_does_not(tmp_path: Path, key: str, by: float, missed: bool):
+def test_a_wrong_weight_is_a_miss_and_rounding_is_not(tmp_path: Path, key: str, by: float, missed: bool):
     spoil(alone("dit_multi", tmp_path), "dit_multi", key, by)
     assert all(line.passed for line in verify(tmp_path, PROFILE)) is not missed
 
 
-def test_what_matches_passes(tmp_path: Path, capsys):
+def test_a_matching_fixture_passes(tmp_path: Path, capsys):
     assert main([str(alone("t5", tmp_path))]) == 0
     assert "2 quantities checked, 0 missed" in capsys.readouterr().out
 
 
-def test_nothing_checked_is_no_success(tmp_path: Path, capsys):
+def test_nothing_checked_is_a_failure(tmp_path: Path, capsys):
     save_file({"x": torch.zeros(1)}, tmp_path / "strange.safetensors")
     assert main([str(tmp_path)]) == 1
     printed = capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_a_call_without_one_folder_is_refused(argv, capsys):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         main([str(tmp_path / "nowhere")])
 
 
@@ -133,10 +133,10 @@ def test_a_fixture_that_breaks_the_check_is_a_miss_and_the_others_are_checked(tm
     del tensors["w.visual.pre_norm.weight"]
     save_file(tensors, tmp_path / "clip.safetensors")
     assert main([str(tmp_path)]) == 1
-    told = capsys.readouterr().out
-    assert "pre_layrnorm.weight" in told
-    assert "1 missed" in told
-    assert "dit_single" in told
+    printed = capsys.readouterr().out
+    assert "pre_layrnorm.weight" in printed
+    assert "1 missed" in printed
+    assert "dit_single" in printed
 
 
 def test_another_shape_is_a_miss():
@@ -155,7 +155,7 @@ def test_forwards_are_also_shared_by_processes(tmp_path: Path):
     assert all(line.passed for line in checks)
 
 
-def test_what_cannot_be_shared_is_skipped_and_said(tmp_path: Path):
+def test_a_fixture_that_cannot_be_shared_is_skipped_with_a_reason(tmp_path: Path):
     heads = json.loads((GOLDEN / "dit_single.json").read_text())["constructor"]["num_heads"]
     profile = Profile(ParallelSettings(degree=heads + 1, backend="auto", timeout_seconds=60), torch.float32, {})
     *_, last = verify(alone("dit_single", tmp_path), profile)

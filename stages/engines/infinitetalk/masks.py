@@ -1,4 +1,4 @@
-"""Which part of the picture belongs to whom, where two persons speak."""
+"""The masks of two speakers: which part of the picture shows which person."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from infinitedub.stages.model.speakers import token_classes
 from infinitedub.stages.records import Box
 
 MARGIN = 0.05
-"""Of a half picture, left free on each side where no box is given; InfiniteTalk's face_scale."""
+"""Part of a half picture that is left free on each side if no box is given; InfiniteTalk's face_scale."""
 
 
 def speaker_masks(boxes: Sequence[Box], height: int, width: int, size: tuple[int, int]) -> Tensor:
-    """Person 1, person 2 and the background [3, h/8, w/8] of a picture brought to `size`. Raises BadInput where a person is not in it."""
+    """Person 1, person 2 and the background [3, h/8, w/8] of a picture at `size`. Raises BadInput if a person is outside of it."""
     persons = torch.zeros(len(boxes), height, width)
     for person, box in zip(persons, boxes, strict=True):
-        check(box, height, width)
+        check_box(box, height, width)
         person[box.y_min : box.y_max, box.x_min : box.x_max] = 1
     background = (persons.sum(dim=0) == 0).float()
     framed = frame_masks(torch.cat([persons, background[None]]), size)
@@ -31,14 +31,14 @@ def speaker_masks(boxes: Sequence[Box], height: int, width: int, size: tuple[int
     for number, (box, left) in enumerate(zip(boxes, tokens, strict=False), start=1):
         if left == 0:
             raise BadInput(
-                f"speaker {number}: nothing is left of box {show(box)} when the {width}x{height} picture is cut to {size[1]}x{size[0]} and "
+                f"speaker {number}: nothing is left of box {box_text(box)} when the {width}x{height} picture is cut to {size[1]}x{size[0]} and "
                 f"divided into tokens of {GRANULE}x{GRANULE} pixels; give a larger box, or a picture whose faces are larger and nearer the middle"
             )
     return masks
 
 
 def halves(height: int, width: int) -> tuple[Box, Box]:
-    """A person on the left and one on the right."""
+    """A box in the left half of the picture and one in the right half."""
     top, bottom = int(height * MARGIN), int(height * (1 - MARGIN))
     half = width // 2
     left, right = int(half * MARGIN), int(half * (1 - MARGIN))
@@ -46,9 +46,9 @@ def halves(height: int, width: int) -> tuple[Box, Box]:
 
 
 def choose_boxes(given: Sequence[Box | None], height: int, width: int, rows_first: bool) -> tuple[Box, ...]:
-    """Where each of two persons is: as given, or left and right where nothing is. Raises BadInput where only one is known.
+    """The boxes of two persons: as given, or left and right if none is given. Raises BadInput if only one is given.
 
-    rows_first reads the four numbers of a box as y_min, x_min, y_max, x_max, as the original release does whatever it calls them.
+    rows_first reads the four numbers of a box as y_min, x_min, y_max, x_max, as the original release does in spite of their names.
     """
     boxes = [box for box in given if box is not None]
     if not boxes:
@@ -62,20 +62,21 @@ def choose_boxes(given: Sequence[Box | None], height: int, width: int, rows_firs
     for number, box in enumerate(boxes, start=1):
         if box.y_max > width or box.x_max > height:
             raise BadInput(
-                f"box {number} is {show(box)}, which compat=upstream reads as [y_min, x_min, y_max, x_max], outside the {width}x{height} picture; "
-                "give the numbers in that order, or take generate.compat=none"
+                f"box {number} is {box_text(box)}, which compat=upstream reads as [y_min, x_min, y_max, x_max], outside the {width}x{height} "
+                "picture; give the numbers in that order, or set generate.compat=none"
             )
     return swapped
 
 
-def check(box: Box, height: int, width: int) -> None:
-    """Raises BadInput unless `box` has an inside and lies in the picture."""
+def check_box(box: Box, height: int, width: int) -> None:
+    """Raises BadInput unless `box` is not empty and is within the picture."""
     if not (0 <= box.x_min < box.x_max <= width and 0 <= box.y_min < box.y_max <= height):
         raise BadInput(
-            f"box {show(box)} does not lie in the {width}x{height} picture; wanted [x_min, y_min, x_max, y_max] in pixels of the upright picture, "
+            f"box {box_text(box)} is not within the {width}x{height} picture; wanted [x_min, y_min, x_max, y_max] in pixels of the upright picture, "
             "minima below maxima"
         )
 
 
-def show(box: Box) -> str:
+def box_text(box: Box) -> str:
+    """The box as messages show it."""
     return f"[{box.x_min}, {box.y_min}, {box.x_max}, {box.y_max}]"

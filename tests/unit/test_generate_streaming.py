@@ -1,4 +1,4 @@
-"""The streaming loop with an engine that paints: what is handed on, what is kept, and how much memory that made."""
+"""The streaming loop with a scripted engine: what the next window gets, what is stored, and memory use."""
 
 import gc
 import weakref
@@ -41,17 +41,17 @@ def inputs(tmp_path):
     return build
 
 
-class Painter:
-    """An engine whose frame i of window w is w + i / 100, `scale` times, and which watches how many of its windows are still held."""
+class ScriptedEngine:
+    """An engine whose frame i of window w is w + i / 100, `scale` times, and which counts how many of its windows are still in memory."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
-        self.inputs, self.motions, self.held = [], [], []
+        self.inputs, self.motions, self.in_memory = [], [], []
         self._made: list[weakref.ref] = []
 
     def window(self, inputs, motion, noise):
         gc.collect()
-        self.held.append(sum(ref() is not None for ref in self._made))
+        self.in_memory.append(sum(ref() is not None for ref in self._made))
         self.inputs.append(inputs)
         self.motions.append(None if motion is None else motion.clone())
         self.noise = noise((1, 16, 9, 1, 1))
@@ -108,9 +108,9 @@ def run(engine, segment, inputs, keep=levels, stored=(), **options):
     return list(store.made.values())
 
 
-def test_fresh_frames_are_the_films(inputs):
+def test_the_fresh_frames_of_all_windows_make_the_film(inputs):
     segment = segment_of(70)  # windows at 0, 24 and 48, the last padded by 11
-    made = run(Painter(), segment, inputs(segment))
+    made = run(ScriptedEngine(), segment, inputs(segment))
     assert [len(window) for window in made] == [33, 24, 13]
     assert sum(len(window) for window in made) == segment.span.frames
     assert made[0][0] == pytest.approx(0.0)
@@ -118,18 +118,18 @@ def test_fresh_frames_are_the_films(inputs):
     assert made[2][-1] == pytest.approx(2.21)
 
 
-def test_a_window_goes_on_from_the_very_picture_before_it(inputs):
+def test_an_eased_seam_continues_the_last_frame_of_the_window_before(inputs):
     segment = segment_of(70)
-    painted = [np.array(window) for window in run(Painter(0.1), segment, inputs(segment))]
-    first, second, third = (np.array(window) for window in run(Painter(0.1), segment, inputs(segment), seam=4))
-    assert np.array_equal(first, painted[0])
-    off = painted[0][-1] - 0.108  # as which the second window paints the first one's last frame
-    assert second - painted[1] == pytest.approx(off * np.array([1, 0.853553, 0.5, 0.146447] + [0.0] * 20), abs=1e-6)
+    unchanged = [np.array(window) for window in run(ScriptedEngine(0.1), segment, inputs(segment))]
+    first, second, third = (np.array(window) for window in run(ScriptedEngine(0.1), segment, inputs(segment), seam=4))
+    assert np.array_equal(first, unchanged[0])
+    difference = unchanged[0][-1] - 0.108  # level at which the second window repeats the first one's last frame
+    assert second - unchanged[1] == pytest.approx(difference * np.array([1, 0.853553, 0.5, 0.146447] + [0.0] * 20), abs=1e-6)
     assert [second[0] - first[-1], third[0] - second[-1]] == pytest.approx([0.001, 0.001], abs=1e-6)  # as within the windows
 
 
 def test_a_window_starts_from_the_end_of_the_one_before(inputs):
-    segment, engine = segment_of(70), Painter()
+    segment, engine = segment_of(70), ScriptedEngine()
     (run(engine, segment, inputs(segment)))
     assert engine.motions[0] is None
     assert engine.motions[1].shape == (1, 3, 9, HEIGHT, WIDTH)
@@ -138,14 +138,14 @@ def test_a_window_starts_from_the_end_of_the_one_before(inputs):
 
 
 def test_motion_frames_are_colour_corrected(inputs):
-    segment, engine = segment_of(40), Painter()
+    segment, engine = segment_of(40), ScriptedEngine()
     (run(engine, segment, inputs(segment), strength=1.0))
     grey = 128 / 255 * 2 - 1
     assert torch.allclose(engine.motions[1], torch.full_like(engine.motions[1], grey), atol=1e-2)
 
 
-def test_each_window_is_told_of_its_own_frames(inputs):
-    segment, engine = segment_of(70), Painter()
+def test_each_window_gets_the_inputs_of_its_own_frames(inputs):
+    segment, engine = segment_of(70), ScriptedEngine()
     (run(engine, segment, inputs(segment, n_speech=60)))
     assert [each.image[0, 0, 0].item() for each in engine.inputs] == [0, 1, 0]
     assert [each.reference[0, 0, 0, 0, 0].item() for each in engine.inputs] == [0, 1, 0]
@@ -156,15 +156,15 @@ def test_each_window_is_told_of_its_own_frames(inputs):
 
 
 def test_memory_does_not_grow_with_the_film(inputs):
-    """When a window is begun no earlier one is held, however the caller keeps what it was given."""
-    segment, engine = segment_of(33 + 24 * 3), Painter()
+    """When a window is started, no earlier one is in memory, even if the caller keeps all that it was given."""
+    segment, engine = segment_of(33 + 24 * 3), ScriptedEngine()
     kept = run(engine, segment, inputs(segment), keep=lambda made: to_bytes(made.fresh).shape)
     assert len(kept) == 4
-    assert engine.held == [0, 0, 0, 0]
+    assert engine.in_memory == [0, 0, 0, 0]
 
 
 def test_a_window_is_made_when_it_is_requested(inputs):
-    segment, engine = segment_of(70), Painter()
+    segment, engine = segment_of(70), ScriptedEngine()
     parts = start(engine, segment, inputs(segment), Windows(levels))
     assert engine.inputs == []
     next(parts)
@@ -172,7 +172,7 @@ def test_a_window_is_made_when_it_is_requested(inputs):
 
 
 def test_a_resumed_segment_continues_as_if_it_had_not_stopped(inputs):
-    segment, whole, rest = segment_of(70), Painter(), Painter()
+    segment, whole, rest = segment_of(70), ScriptedEngine(), ScriptedEngine()
     made = run(whole, segment, inputs(segment), keep=motion)
     run(rest, segment, inputs(segment), stored={0: made[0]})
     assert len(rest.inputs) == 2
@@ -180,12 +180,12 @@ def test_a_resumed_segment_continues_as_if_it_had_not_stopped(inputs):
     for ours, theirs in zip(rest.inputs, whole.inputs[1:], strict=True):
         assert torch.equal(ours.audio, theirs.audio) and torch.equal(ours.reference, theirs.reference)
     assert (rest.noise == 2).all()
-    assert run(Painter(), segment, inputs(segment), stored={0: made[0], 1: made[1], 2: None}) == []
+    assert run(ScriptedEngine(), segment, inputs(segment), stored={0: made[0], 1: made[1], 2: None}) == []
 
 
 def test_missing_windows_between_stored_ones_are_made(inputs):
     """Each starts from the stored window before it; stored windows after it stay."""
-    segment, whole, rest = segment_of(33 + 24 * 3), Painter(), Painter()
+    segment, whole, rest = segment_of(33 + 24 * 3), ScriptedEngine(), ScriptedEngine()
     made = run(whole, segment, inputs(segment), keep=motion)
     assert len(made) == 4
     run(rest, segment, inputs(segment), stored={0: made[0], 2: made[2]})
@@ -194,7 +194,7 @@ def test_missing_windows_between_stored_ones_are_made(inputs):
 
 
 def test_ranks_without_frames_yield_nothing_but_make_the_same_calls(inputs):
-    class OtherRank(Painter):
+    class OtherRank(ScriptedEngine):
         def window(self, inputs, motion, noise):
             assert motion is None
             super().window(inputs, motion, noise)
@@ -222,13 +222,13 @@ def test_noise_depends_on_its_window_alone():
     assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.02
 
 
-def test_fresh_drops_what_is_repeated_and_what_pads():
+def test_fresh_drops_overlap_and_padding():
     window = Window(Span(24, 44), overlap_frames=9, pad_frames=13, reference_frame=0)
     frames = torch.arange(33.0).view(1, 1, 33, 1, 1)
     assert fresh(frames, window).flatten().tolist() == list(range(9, 20))
 
 
-def test_frames_become_the_nearest_bytes():
+def test_frames_are_rounded_to_the_nearest_bytes():
     levels = torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.999, 1.0, 1.5]).view(1, 1, -1, 1, 1).expand(1, 3, 7, 2, 4)
     made = to_bytes(levels)
     assert made.shape == (7, 2, 4, 3) and made.dtype == np.uint8
@@ -237,7 +237,7 @@ def test_frames_become_the_nearest_bytes():
     assert to_bytes(grey.view(1, 1, -1, 1, 1).expand(1, 3, 256, 1, 1))[:, 0, 0, 0].tolist() == list(range(256))
 
 
-def test_what_is_no_number_is_not_made_a_picture():
+def test_nan_is_not_written_as_a_picture():
     frames = torch.zeros(1, 3, 2, 4, 4)
     frames[0, 1, 1, 2, 2] = float("nan")
     with pytest.raises(FloatingPointError, match="NaN"):

@@ -1,4 +1,4 @@
-"""Samplers against flows that can be solved, guidance against its formulas, and the step cache against its own bookkeeping."""
+"""Samplers against flows with known solutions, guidance against its formulas, and the decisions of the step cache."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_each_step_begins_with_an_evaluation_at_its_sigma(sampler):
     assert first == {0: 1.0, 1: 0.5, 2: 0.25}
 
 
-def test_the_schedule_falls_from_one_to_nothing():
+def test_the_schedule_decreases_from_one_to_zero():
     sigmas = shifted_sigmas(40, 7.0)
     assert sigmas[0] == 1 and sigmas[-1] == 0 and len(sigmas) == 41
     assert (sigmas.diff() < 0).all()
@@ -61,7 +61,7 @@ def test_the_shift_moves_steps_to_high_noise():
     assert middle == pytest.approx(3 * 0.5005 / (1 + 2 * 0.5005))
 
 
-def test_an_unknown_sampler_is_refused_with_those_that_are_known():
+def test_an_unknown_sampler_is_refused_and_the_known_ones_are_named():
     with pytest.raises(ValidationError, match="no sampler 'eulr'; known: euler"):
         SamplerSettings(name="eulr", steps=2, shift=1.0)
 
@@ -69,7 +69,7 @@ def test_an_unknown_sampler_is_refused_with_those_that_are_known():
 # -- guidance -------------------------------------------------------------------------------------------------------------------------------
 
 
-def answers(*passes: Pass) -> dict[Pass, torch.Tensor]:
+def predictions(*passes: Pass) -> dict[Pass, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
     return {each: torch.randn(1, 16, 2, 3, 4, generator=generator) for each in passes}
 
@@ -83,22 +83,22 @@ def answers(*passes: Pass) -> dict[Pass, torch.Tensor]:
         (1.0, 1.0, (Pass.COND,)),
     ],
 )
-def test_a_scale_of_one_costs_no_pass(text: float, audio: float, passes: tuple[Pass, ...]):
+def test_a_scale_of_one_needs_no_pass(text: float, audio: float, passes: tuple[Pass, ...]):
     assert Cfg(name="cfg", text_scale=text, audio_scale=audio).passes == passes
 
 
 @pytest.mark.parametrize("audio", [4.0, 1.0])
 def test_cfg_is_the_published_sum_of_three(audio: float):
-    """v = u + g_text (c - t) + g_audio (t - u); with g_audio = 1 the third answer cancels and is not asked for."""
+    """v = u + g_text (c - t) + g_audio (t - u); with g_audio = 1 the third prediction cancels and is not computed."""
     guidance = Cfg(name="cfg", text_scale=5.0, audio_scale=audio)
-    given = answers(Pass.COND, Pass.DROP_TEXT, Pass.UNCOND)
+    given = predictions(Pass.COND, Pass.DROP_TEXT, Pass.UNCOND)
     c, t, u = given.values()
     made = guidance.start()({each: given[each] for each in guidance.passes}, 0)
     assert torch.allclose(made, u + 5.0 * (c - t) + audio * (t - u), atol=1e-5)
 
 
 def test_cfg_is_the_published_sum_of_two():
-    given = answers(Pass.COND, Pass.DROP_AUDIO)
+    given = predictions(Pass.COND, Pass.DROP_AUDIO)
     c, a = given.values()
     made = Cfg(name="cfg", text_scale=1.0, audio_scale=3.0).start()(given, 0)
     assert torch.allclose(made, a + 3.0 * (c - a), atol=1e-5)
@@ -107,13 +107,13 @@ def test_cfg_is_the_published_sum_of_two():
 @pytest.mark.parametrize(
     "guidance", [Cfg(name="cfg", text_scale=1, audio_scale=1), Apg(name="apg", text_scale=1, audio_scale=1, momentum=-0.75, norm_threshold=55)]
 )
-def test_without_guidance_the_answer_stands(guidance):
-    given = answers(Pass.COND)
+def test_without_guidance_the_prediction_is_unchanged(guidance):
+    given = predictions(Pass.COND)
     assert torch.equal(guidance.start()(given, 0), given[Pass.COND])
 
 
-def test_apg_adds_only_what_lies_across_the_answer():
-    given = answers(Pass.COND, Pass.DROP_AUDIO)
+def test_apg_adds_only_the_part_orthogonal_to_the_prediction():
+    given = predictions(Pass.COND, Pass.DROP_AUDIO)
     made = Apg(name="apg", text_scale=1.0, audio_scale=3.0, momentum=0.0, norm_threshold=0.0).start()(given, 0)
     c, a = given.values()
     added = (made - c).double()
@@ -122,7 +122,7 @@ def test_apg_adds_only_what_lies_across_the_answer():
     assert torch.allclose(added, 2 * ((c - a).double() - along), atol=1e-5)
 
 
-def test_apg_shortens_what_is_longer_than_the_threshold():
+def test_apg_bounds_the_norm_of_a_difference():
     difference, cond = torch.zeros(1, 8), torch.zeros(1, 8)
     difference[0, 0], cond[0, 1] = 10.0, 1.0
     assert Momentum(0.0, 4.0)(difference, cond, 0).norm() == pytest.approx(4.0)
@@ -130,9 +130,9 @@ def test_apg_shortens_what_is_longer_than_the_threshold():
     assert Momentum(0.0, 0.0)(difference, cond, 0).norm() == pytest.approx(10.0)
 
 
-def test_apg_remembers_steps_but_not_windows():
+def test_apg_momentum_spans_steps_but_not_windows():
     guidance = Apg(name="apg", text_scale=5.0, audio_scale=4.0, momentum=-0.75, norm_threshold=0.0)
-    given = answers(*guidance.passes)
+    given = predictions(*guidance.passes)
     window = guidance.start()
     first, second = window(given, 0), window(given, 1)
     assert not torch.allclose(first, second)
@@ -153,7 +153,7 @@ def test_apg_counts_steps_and_not_evaluations():
     assert torch.allclose(twice(third, cond, 1), third - 0.5 * first)
 
 
-def test_a_difference_along_the_answer_vanishes():
+def test_a_difference_parallel_to_the_prediction_vanishes():
     cond = torch.randn(1, 16, 2, 3, 4)
     assert orthogonal_part(3.0 * cond, cond).abs().max() < 1e-6
 
@@ -167,15 +167,15 @@ def teacache(**changes) -> TeaCache:
 
 
 def rising(steps: int, by: float) -> torch.Tensor:
-    """Embedded timesteps each of which differs from the one before by the same part of it."""
+    """Embedded timesteps with a constant relative change."""
     return (1 + by) ** torch.arange(steps, dtype=torch.float64)[:, None, None] * torch.ones(1, 6, 8, dtype=torch.float64)
 
 
-def test_steps_are_left_out_until_the_changes_add_up():
+def test_steps_are_skipped_until_the_predicted_changes_reach_the_threshold():
     assert teacache().computed(rising(8, 0.1)) == (True, False, False, True, False, False, True, False)
 
 
-def test_the_polynomial_foretells_the_change():
+def test_the_polynomial_predicts_the_change():
     assert teacache(coefficients=(10.0, 0.0, 0.2)).computed(rising(4, 0.1)) == (True, True, True, True)  # 10 * 0.01 + 0.2 = 0.3
 
 

@@ -61,7 +61,7 @@ def denoiser() -> InfiniteTalkTransformer:
     return network.eval()
 
 
-def cue(frames: int, height: int, width: int, persons: int) -> WindowInputs:
+def window_inputs(frames: int, height: int, width: int, persons: int) -> WindowInputs:
     generator = torch.Generator().manual_seed(11)
     masks = torch.zeros(3, height, width)
     masks[0, :, : width // 2 - 1], masks[1, :, width // 2 + 1 :] = 1, 1
@@ -102,13 +102,13 @@ def make(shards: Shards) -> dict[str, torch.Tensor]:
     made = {}
     for name, size in SIZES.items():
         for persons in (1, 2):
-            told = cue(*size, persons)
-            noise = torch.randn(told.reference.shape, generator=torch.Generator().manual_seed(5))
+            inputs = window_inputs(*size, persons)
+            noise = torch.randn(inputs.reference.shape, generator=torch.Generator().manual_seed(5))
             with torch.inference_mode():
-                made[f"{name}, {persons}"] = engine.denoise(told, told.reference[:, :, :1], noise).contiguous()
+                made[f"{name}, {persons}"] = engine.denoise(inputs, inputs.reference[:, :, :1], noise).contiguous()
     motion = torch.rand(1, 3, 5, 48, 64, generator=torch.Generator().manual_seed(6)) - 0.5
-    told = replace(cue(*SIZES["cut inside a frame"], 1), overlap_frames=5)
-    frames = engine.window(told, motion if first else None, lambda shape: torch.randn(shape, generator=torch.Generator().manual_seed(8)))
+    inputs = replace(window_inputs(*SIZES["cut inside a frame"], 1), overlap_frames=5)
+    frames = engine.window(inputs, motion if first else None, lambda shape: torch.randn(shape, generator=torch.Generator().manual_seed(8)))
     assert (frames is not None) is first
     return made if frames is None else made | {"frames": frames.contiguous()}
 
@@ -119,10 +119,10 @@ def settings(degree: int) -> ParallelSettings:
 
 def work(rank: int, degree: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    shards = join(Rank(rank, degree, "cpu", (folder / "meeting").as_uri()), settings(degree))
+    shards = join(Rank(rank, degree, "cpu", (folder / "rendezvous").as_uri()), settings(degree))
     save_file(make(shards), folder / f"{rank}.safetensors")
     if rank == 0:
-        with pytest.raises(RuntimeError):  # the others have gone home
+        with pytest.raises(RuntimeError):  # the others have left
             shards.gather(torch.zeros(1, 2, 4))
     leave(shards)
     assert not dist.is_initialized()
@@ -135,7 +135,7 @@ def alone() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("degree", [2, 4])
 def test_all_ranks_make_what_one_process_makes(degree: int, alone, tmp_path):
-    """And a rank whose partners have left says so within the time it was given."""
+    """And a rank whose peers have left raises within the timeout."""
     torch.multiprocessing.spawn(work, (degree, tmp_path), nprocs=degree)
     for rank in range(degree):
         made = load_file(tmp_path / f"{rank}.safetensors")
@@ -145,15 +145,15 @@ def test_all_ranks_make_what_one_process_makes(degree: int, alone, tmp_path):
 
 
 def test_two_persons_are_not_one(alone):
-    """So that the comparison above is of two different paths."""
+    """Otherwise the comparison above would test one path twice."""
     assert (alone["whole frames, 1"] - alone["whole frames, 2"]).abs().max() > 0.01
 
 
 # -- failures of one rank ---------------------------------------------------------------------------------------------------------------------
 
 
-class TroubledFiles(LocalFiles):
-    """Files that fail once in the calls of one method, after a number of good ones."""
+class FailingFiles(LocalFiles):
+    """Files of which one method fails after a number of good calls."""
 
     def __init__(self, root: Path, method: str, good_calls: int, error: Exception) -> None:
         super().__init__(root)
@@ -204,17 +204,17 @@ def prepared(folder: Path, segment, files):
     return conditions, Speech(Artifact(str(features), "", 0, "tensors/safetensors"), 20, (None,))
 
 
-def dub_among_failures(rank: int, folder: Path, given: tuple) -> None:
+def generate_with_failures(rank: int, folder: Path, records: tuple) -> None:
     """A segment of two windows, once for each failing call and once without; writes each outcome as JSON."""
     torch.set_num_threads(1)
     stage = GenerateStage(generate_settings(parallel="ulysses_2"))
-    stage.open(Rank(rank, 2, "cpu", (folder / "meeting").as_uri()))
+    stage.open(Rank(rank, 2, "cpu", (folder / "rendezvous").as_uri()))
     outcomes = []
     for number, (failing, method, good_calls, error) in enumerate([*FAILING_CALLS, (0, "", 0, None)]):
         root = folder / f"{rank}.{number}"
-        files = TroubledFiles(root, method, good_calls, error) if failing == rank else LocalFiles(root)
+        files = FailingFiles(root, method, good_calls, error) if failing == rank else LocalFiles(root)
         try:
-            outcomes.append([type(part).__name__ for part in stage(*given, files=files)])
+            outcomes.append([type(part).__name__ for part in stage(*records, files=files)])
         except Exception as failure:  # noqa: BLE001 - every class is compared
             outcomes.append([type(failure).__name__, str(failure), getattr(failure, "errno", None)])
     (folder / f"outcomes.{rank}.json").write_text(json.dumps(outcomes))
@@ -222,9 +222,9 @@ def dub_among_failures(rank: int, folder: Path, given: tuple) -> None:
 
 
 def test_a_failure_on_one_rank_is_raised_on_every_rank(tmp_path, files):
-    """No rank waits for the failed one, and the gang works on afterwards."""
+    """No rank waits for the failed one, and the gang can be called again."""
     segment, conditions, speech = segment_of(50), *prepared(tmp_path, segment_of(50), files)
-    torch.multiprocessing.spawn(dub_among_failures, (tmp_path, (segment, conditions, speech, Seed(1, "job"))), nprocs=2)
+    torch.multiprocessing.spawn(generate_with_failures, (tmp_path, (segment, conditions, speech, Seed(1, "job"))), nprocs=2)
     by_rank = [json.loads((tmp_path / f"outcomes.{rank}.json").read_text()) for rank in range(2)]
     for number, (failing, _, _, error) in enumerate(FAILING_CALLS):
         own, other = by_rank[failing][number], by_rank[1 - failing][number]

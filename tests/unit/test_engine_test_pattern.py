@@ -113,6 +113,13 @@ def test_a_row_without_speech_is_refused_if_the_engine_needs_it(dub):
     assert "line 1 (a): speech is missing" in said
 
 
+def test_boxes_and_a_second_voice_need_speech(dub):
+    rows = [{"id": "a", "source": str(DEMO / "footage.mp4"), "boxes": [[0, 0, 9, 9]]}, {"id": "b", "source": "x.png", "speech_2": "y.wav"}]
+    code, said = dub(rows, "generate/model=test_pattern")
+    assert code == 4
+    assert "line 1 (a): speech is missing" in said and "line 2 (b): speech is missing" in said
+
+
 def test_listen_is_a_stage_only_if_the_engine_needs_speech():
     names = {model: list(stage_specs(checked(compose(["catalogue=none", f"generate/model={model}"])))) for model in ("tiny", "test_pattern")}
     assert names["tiny"] == ["ingest", "segment", "listen", "condition", "generate", "assemble", "publish"]
