@@ -12,9 +12,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, TypeVar
 
-from infinitedub.pipeline.state.content_keys import weights_digest
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.pipeline.storage.uris import parse_uri
+from infinitedub.pipeline.storage.weights_digest import weights_digest
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.weights.paths import BUNDLED, resolve_weights
 from infinitedub.stages.settings import Place, Settings

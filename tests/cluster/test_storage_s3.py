@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from infinitedub.pipeline.state.content_keys import source_fingerprint, weights_digest
+from infinitedub.pipeline.state.content_keys import source_fingerprint
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.run_log import Event, RunLog, latest_run, read_events, runs
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import storage_retry
+from infinitedub.pipeline.storage.weights_digest import weights_digest
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from infinitedub.stages.records import Chunk, Clip, Span
 

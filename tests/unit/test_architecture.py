@@ -25,8 +25,6 @@ SHARED_ROOMS = {"stages.media", "stages.model", "stages.sampling", "stages.engin
 HEAVY = ("torch", "av", "cv2", "ray", "transformers", "diffusers", "scenedetect", "decord", "moviepy", "scipy", "xfuser")
 PRODUCT = [path for path in SOURCES if path.parts[0] in ("stages", "pipeline", "launch")]
 SHARED_NAMES = {"__init__.py", "stage.py", "settings.py"}  # each room may have these
-# A known breach, to be removed: the test fails when it no longer applies.
-CYCLES_TO_BREAK = {("pipeline.state", "pipeline.storage"), ("pipeline.storage", "pipeline.state")}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "handler", "tools", "shared"}
 
 
@@ -145,7 +143,7 @@ def test_no_two_types_share_a_name():
 
 
 def test_rooms_do_not_import_each_other_in_a_cycle():
-    assert set(cycles(rooms())) == CYCLES_TO_BREAK
+    assert set(cycles(rooms())) == set()
 
 
 @pytest.mark.parametrize("package", FLOORS)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from infinitedub.pipeline.state import content_keys
-from infinitedub.pipeline.state.content_keys import key_of, source_fingerprint, weights_digest
+from infinitedub.pipeline.state.content_keys import key_of, source_fingerprint
+from infinitedub.pipeline.storage import weights_digest as weights_digest_module
 from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.pipeline.storage.weights_digest import weights_digest
 from infinitedub.stages.errors import BadInput, ConfigError
 from infinitedub.stages.records import Artifact, Box, Source, Span, Turns, Voice
 
@@ -151,7 +152,7 @@ def test_no_model_is_a_config_error(storage: Storage, tmp_path: Path):
 
 def test_of_a_large_file_every_tensor_counts(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A fine-tune of one small layer lies between two samples of the whole."""
-    monkeypatch.setattr(content_keys, "WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr(weights_digest_module, "WHOLE_BYTES", 1 << 20)
     path = tmp_path / "big.safetensors"
     tensors = {"frozen": np.zeros(16 << 20, np.uint8), "projector": np.zeros(40_000, np.uint8), "rest": np.zeros(16 << 20, np.uint8)}
 
@@ -177,14 +178,14 @@ WRONG_HEADERS = (
 
 @pytest.mark.parametrize("header", WRONG_HEADERS)
 def test_a_large_file_with_a_wrong_header_has_a_digest_too(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes):
-    monkeypatch.setattr(content_keys, "WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr(weights_digest_module, "WHOLE_BYTES", 1 << 20)
     path = tmp_path / "big.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 << 20))
     assert weights_digest(storage, str(path)) == weights_digest(storage, str(path))
 
 
 def test_a_large_file_counts_by_size_header_and_samples(storage: Storage, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(content_keys, "WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr(weights_digest_module, "WHOLE_BYTES", 1 << 20)
     header = json.dumps({"pad": "x" * 200_000}).encode()
     data = bytearray(struct.pack("<Q", len(header)) + header + bytes(8 << 20))
     path = tmp_path / "big.safetensors"
