@@ -86,7 +86,7 @@ class Meter:
         return slope * self.every
 
 
-class Studio:
+class FakeStages:
     """Records as the stages would make them, all of them about one small file."""
 
     def __init__(self, folder: Path, per_job: int, windows: int) -> None:
@@ -138,8 +138,8 @@ class ReadyGroup:
 
     ready = True
 
-    def __init__(self, studio: Studio, ledger: Ledger | None, meter: Meter) -> None:
-        self._studio, self._ledger, self._meter = studio, ledger, meter
+    def __init__(self, stages_answers: FakeStages, ledger: Ledger | None, meter: Meter) -> None:
+        self._studio, self._ledger, self._meter = stages_answers, ledger, meter
 
     async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
         if call.stage == "generate":
@@ -154,7 +154,7 @@ class ReadyGroup:
     async def close(self) -> None: ...
 
 
-def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argparse.Namespace) -> tuple[Meter, float, Outcome]:
+def simulate(root: Path, jobs: tuple[Job, ...], stages_answers: FakeStages, options: argparse.Namespace) -> tuple[Meter, float, Outcome]:
     """One run; what it took of memory and, in seconds, of this process's CPU time."""
     words = ["catalogue=none", f"storage.root={root / 'out'}", f"storage.cache={root / 'node'}", f"pools.jobs_in_flight={2 * options.workers}"]
     config = checked(compose(words))
@@ -164,7 +164,7 @@ def simulate(root: Path, jobs: tuple[Job, ...], studio: Studio, options: argpars
 
     def ready(stages: Mapping[str, Stage], degree: int, pools: object, storage: object, breaker: CircuitBreaker, *_: Any) -> dict[str, Pool]:
         retry = RetryPolicy(config.pools.retry, breaker)
-        return {name: Pool([ReadyGroup(studio, ledger, meter) for _ in range(options.workers)], retry, 0) for name in stages}
+        return {name: Pool([ReadyGroup(stages_answers, ledger, meter) for _ in range(options.workers)], retry, 0) for name in stages}
 
     spent = time.process_time()
     with patch.object(driver, "open_pools", ready), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
@@ -224,12 +224,12 @@ def main() -> None:
     count = options.segments // options.per_job
     root = Path(tempfile.mkdtemp(dir=options.folder))
     try:
-        studio = Studio(root, options.per_job, options.windows)
-        jobs = tuple(studio.jobs(count))
+        stages_answers = FakeStages(root, options.per_job, options.windows)
+        jobs = tuple(stages_answers.jobs(count))
         gc.collect()
         for title in ("first run", "the same again") if options.commit else ("run",):
             console.rule(title)
-            meter, cpu, outcome = simulate(root, jobs, studio, options)
+            meter, cpu, outcome = simulate(root, jobs, stages_answers, options)
             tell_run(meter, cpu, outcome, count, options.segments, console)
         tell_log(root, outcome, console)
     finally:

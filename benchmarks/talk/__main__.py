@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from benchmarks.talk import cast, measures
+from benchmarks.talk.film_stages import FilmStages
 from benchmarks.talk.measures import Dubbing, Shown
 from benchmarks.talk.sheet import write_sheet
-from benchmarks.talk.studio import Studio
 from infinitedub.assets.tiny_bundle.faces import FPS
 
 NOISE_DB = -45.0
@@ -42,13 +42,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # as the product's CPU pools, and so that seconds are those of one core
     with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder), options.settings)
+        stages = FilmStages(Path(folder), options.settings)
         shown: list[Shown] = []
-        results = portraits(studio, options.faces, options.seconds, options.recorded, shown)
-        results |= footage(studio, options.footage, options.seconds, shown) if options.footage else {}
-        results |= pairs(studio, options.pairs, options.seconds, shown) if options.pairs else {}
-        results["silence_p98"] = max(measures.silence(studio, 200 + index, level) for index, level in enumerate((None, NOISE_DB, None, NOISE_DB)))
-        results |= {"minute": asdict(measures.minute(studio, 300, options.minute))} if options.minute else {}
+        results = portraits(stages, options.faces, options.seconds, options.recorded, shown)
+        results |= footage(stages, options.footage, options.seconds, shown) if options.footage else {}
+        results |= pairs(stages, options.pairs, options.seconds, shown) if options.pairs else {}
+        results["silence_p98"] = max(measures.silence(stages, 200 + index, level) for index, level in enumerate((None, NOISE_DB, None, NOISE_DB)))
+        results |= {"minute": asdict(measures.minute(stages, 300, options.minute))} if options.minute else {}
     print(json.dumps({name: value for name, value in results.items() if name != "films"}, indent=2))
     if options.sheet:
         write_sheet(shown, options.sheet)
@@ -56,19 +56,19 @@ def main() -> None:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def portraits(studio: Studio, number: int, seconds: float, recorded: Sequence[Path], shown: list[Shown]) -> dict[str, Any]:
+def portraits(stages: FilmStages, number: int, seconds: float, recorded: Sequence[Path], shown: list[Shown]) -> dict[str, Any]:
     """Unseen faces with unseen voices, and a few of them with recorded ones."""
     said = measures.unseen(range(number), seconds)
     films = []
     for index, utterance in enumerate(said):
         portrait, picture = cast.cast(index)
-        talk, row = measures.talk(studio, portrait, picture, utterance, said[(index + 1) % number], index)
+        talk, row = measures.talk(stages, portrait, picture, utterance, said[(index + 1) % number], index)
         print(
             f"face {index}: r {talk.r:.3f} at {talk.lag:+d}, wrong {talk.wrong:.3f}, amplitude {talk.amplitude:.2f}, seam {talk.seam:.2f}", flush=True
         )
         films.append(talk)
         shown += [row] if index in (0, 1, 2, 6, 7) else []
-    behind = [measures.autoencoder(studio, index, utterance) for index, utterance in enumerate(said[:8])]
+    behind = [measures.autoencoder(stages, index, utterance) for index, utterance in enumerate(said[:8])]
     results: dict[str, Any] = dict(
         faces=number,
         **spread("r", [talk.r for talk in films]),
@@ -79,24 +79,24 @@ def portraits(studio: Studio, number: int, seconds: float, recorded: Sequence[Pa
         seam=mean([talk.seam for talk in films]),
         autoencoder_db=mean([likeness for likeness, _ in behind]),
         autoencoder_r=mean([r for _, r in behind]),
-        seconds_per_second=studio.busy / studio.made * FPS,
+        seconds_per_second=stages.busy / stages.made * FPS,
         films=[asdict(talk) for talk in films],
     )
     if recorded:
         real = cast.recorded(recorded)
-        real_films = [measures.talk(studio, *cast.cast(100 + index), real, said[0], index) for index in range(RECORDED_ON)]
+        real_films = [measures.talk(stages, *cast.cast(100 + index), real, said[0], index) for index in range(RECORDED_ON)]
         shown.append(real_films[0][1])
         results["recorded"] = [asdict(talk) for talk, _ in real_films]
     return results
 
 
-def footage(studio: Studio, number: int, seconds: float, shown: list[Shown]) -> dict[str, Any]:
+def footage(stages: FilmStages, number: int, seconds: float, shown: list[Shown]) -> dict[str, Any]:
     """Footage of unseen people who said something else: half of it by a camera that pans slowly, half by a hand-held one."""
     said = measures.unseen(range(number + 1), seconds)
     films: dict[str, list[Dubbing]] = {"panned": [], "hand_held": []}
     for index in range(number):
         how = list(films)[index % 2]
-        film, row = measures.dubbing(studio, cast.filmed(index // 2, said[index + 1], how == "panned"), said[index], index)
+        film, row = measures.dubbing(stages, cast.filmed(index // 2, said[index + 1], how == "panned"), said[index], index)
         told = f"r {film.r:.3f}, old {film.old:.3f} of {film.alike:.3f}, followed {film.followed:.3f}, off {film.off:.1f} px, seam {film.seam:.2f}"
         print(f"{how} {index}: {told}", flush=True)
         films[how].append(film)
@@ -105,12 +105,12 @@ def footage(studio: Studio, number: int, seconds: float, shown: list[Shown]) -> 
     return {how: {name: mean([getattr(film, name) for film in those]) for name in names} for how, those in films.items() if those}
 
 
-def pairs(studio: Studio, number: int, seconds: float, shown: list[Shown]) -> dict[str, Any]:
+def pairs(stages: FilmStages, number: int, seconds: float, shown: list[Shown]) -> dict[str, Any]:
     """Two unseen people in one picture."""
     films = []
     for index in range(number):
         said = measures.unseen(range(2 * index, 2 * index + 2), seconds / 2)
-        film, row = measures.pair(studio, index, said)
+        film, row = measures.pair(stages, index, said)
         print(f"pair {index}: silent {film.silent:.3f} of the talking, r in turn {film.in_turn:.3f}, together {film.together:.3f}", flush=True)
         films.append(film)
         shown += [row] if index < 2 else []

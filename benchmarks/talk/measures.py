@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 
 from benchmarks.talk import cast
-from benchmarks.talk.studio import Studio
+from benchmarks.talk.film_stages import FilmStages
 from infinitedub.assets.tiny_bundle import faces, voices
 from infinitedub.assets.tiny_bundle.faces import FPS, Frames, Portrait
 from infinitedub.assets.tiny_bundle.meter import MouthMeter
@@ -83,66 +83,66 @@ class Minute:
     seam: float
 
 
-def talk(studio: Studio, portrait: Portrait, picture: Frames, said: Utterance, other: Utterance, seed: int) -> tuple[Talk, Shown]:
+def talk(stages: FilmStages, portrait: Portrait, picture: Frames, said: Utterance, other: Utterance, seed: int) -> tuple[Talk, Shown]:
     """Makes and measures a film of a portrait."""
-    film = studio.film(picture, [said.sound], seed)
+    film = stages.film(picture, [said.sound], seed)
     truth, opening = said.openness[: len(film)], MouthMeter.of(portrait)(film)
     found, wrong = correlation(opening, truth, LAGS), correlation(opening, other.openness, LAGS)
-    seam = mean_seam(trace(film, portrait), studio.borders(len(film)))
+    seam = mean_seam(trace(film, portrait), stages.borders(len(film)))
     return Talk(found.r, found.lag, wrong.r, float(opening.std() / truth.std()), seam), Shown(film, truth, opening)
 
 
-def silence(studio: Studio, number: int, level: float | None, seconds: float = 4.0) -> float:
+def silence(stages: FilmStages, number: int, level: float | None, seconds: float = 4.0) -> float:
     """The openness that 98 % of the frames stay below while nobody speaks."""
     portrait, picture = cast.cast(number)
-    return float(np.percentile(MouthMeter.of(portrait)(studio.film(picture, [cast.nobody(number, level, seconds)], number)), 98))
+    return float(np.percentile(MouthMeter.of(portrait)(stages.film(picture, [cast.nobody(number, level, seconds)], number)), 98))
 
 
-def dubbing(studio: Studio, footage: cast.Footage, said: Utterance, seed: int) -> tuple[Dubbing, Shown]:
+def dubbing(stages: FilmStages, footage: cast.Footage, said: Utterance, seed: int) -> tuple[Dubbing, Shown]:
     """Makes and measures a film of footage that says something else."""
-    film = studio.film(footage.frames, [said.sound], seed)[: len(footage.frames)]
+    film = stages.film(footage.frames, [said.sound], seed)[: len(footage.frames)]
     meter = MouthMeter.of(footage.portrait)
     truth, opening, places = said.openness[: len(film)], meter(film), meter.positions(film)
     at, wanted = (each - each.mean(axis=0) for each in (places, footage.heads[: len(film)]))
     off = float(np.sqrt(np.square(at - wanted).sum(axis=1).mean()))
-    seam = mean_seam(trace(film, footage.portrait), studio.borders(len(film)))
+    seam = mean_seam(trace(film, footage.portrait), stages.borders(len(film)))
     before = footage.openness[: len(film)]
     new, old, alike = (correlation(*both, LAGS).r for both in ((opening, truth), (opening, before), (truth, before)))
     return Dubbing(new, old, alike, pearson(at.ravel(), wanted.ravel()), off, seam), Shown(film, truth, opening)
 
 
-def pair(studio: Studio, number: int, said: Sequence[Utterance]) -> tuple[Pair, Shown]:
+def pair(stages: FilmStages, number: int, said: Sequence[Utterance]) -> tuple[Pair, Shown]:
     """Makes and measures two films of two people who talk, in turn and together."""
     portrait, picture, boxes = cast.couple(number)
     meters = [MouthMeter.of(portrait, person) for person in (0, 1)]
     sounds = [utterance.sound for utterance in said]
     turn = len(said[0].openness)
-    film = studio.film(picture, sounds, number, boxes, (0, turn))
+    film = stages.film(picture, sounds, number, boxes, (0, turn))
     truths = [np.append(said[0].openness, np.zeros(len(said[1].openness))), np.append(np.zeros(turn), said[1].openness)]
     opening = [meter(film) for meter in meters]
     spoken = [truth[: len(film)] > SHUT for truth in truths]
     silent = np.concatenate([opening[1 - person][spoken[person]] for person in (0, 1)]).mean()
     talking = np.concatenate([opening[person][spoken[person]] for person in (0, 1)]).mean()
-    both = studio.film(picture, sounds, number, boxes, (0, 0))
+    both = stages.film(picture, sounds, number, boxes, (0, 0))
     in_turn = min(correlation(mouth, truth[: len(film)], LAGS).r for mouth, truth in zip(opening, truths, strict=True))
     together = min(correlation(meter(both), utterance.openness, LAGS).r for meter, utterance in zip(meters, said, strict=True))
     return Pair(float(silent / max(talking, 1e-6)), in_turn, together), Shown(film, truths[0], opening[0])
 
 
-def minute(studio: Studio, number: int, seconds: float) -> Minute:
+def minute(stages: FilmStages, number: int, seconds: float) -> Minute:
     """Makes and measures a long film of a portrait."""
     portrait, picture = cast.cast(number)
     said = cast.long_speech(number, seconds)
-    film = studio.film(picture, [said.sound], number)
+    film = stages.film(picture, [said.sound], number)
     last = min(10 * FPS, len(film) // 2)
     seen = trace(film, portrait)
     r = correlation(MouthMeter.of(portrait)(film[-last:]), said.openness[len(film) - last : len(film)], LAGS).r
-    return Minute(len(film) / FPS, color_drift(seen, FPS), sharpness_ratio(seen, FPS), r, mean_seam(seen, studio.borders(len(film))))
+    return Minute(len(film) / FPS, color_drift(seen, FPS), sharpness_ratio(seen, FPS), r, mean_seam(seen, stages.borders(len(film))))
 
 
-def autoencoder(studio: Studio, number: int, said: Utterance) -> tuple[float, float]:
+def autoencoder(stages: FilmStages, number: int, said: Utterance) -> tuple[float, float]:
     """Of a drawn film that only passes through the autoencoder, window by window: its likeness in dB, and r of its mouth."""
-    model = studio.model
+    model = stages.model
     codec = open_bundle(resolve_weights(model.weights), resolve_weights(model.adapter), resolve_weights(model.speech)).codec(torch.float32, "cpu")
     portrait, frames = cast.drawn(number, said)
     frames = frames[: model.window_frames]

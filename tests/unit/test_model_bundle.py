@@ -200,8 +200,8 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
         ("models_t5_umt5-xxl-enc-bf16.pth", "text_encoder"),
         ("google/umt5-xxl", "text_encoder"),
         ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth", "image_encoder"),
-        ("speech/model.safetensors", "ear.encoder"),
-        ("speech/preprocessor_config.json", "ear.encoder"),
+        ("speech/model.safetensors", "speech.encoder"),
+        ("speech/preprocessor_config.json", "speech.encoder"),
         ("diffusion_pytorch_model-00002-of-00002.safetensors", "transformer"),
     ],
 )

@@ -167,13 +167,13 @@ def test_silence_gives_numbers(hearing):
 
 def test_one_chunk_is_the_plain_call(hearing):
     samples = voice(2.51)
-    (piece,) = hearing.in_chunks(samples, chunk_seconds=3, context_seconds=1)
+    (piece,) = hearing.encode_in_chunks(samples, chunk_seconds=3, context_seconds=1)
     assert torch.equal(piece, hearing(samples))
 
 
 def test_chunks_follow_each_other_without_gaps(hearing):
     samples = voice(10.3)
-    pieces = list(hearing.in_chunks(samples, chunk_seconds=2, context_seconds=1))
+    pieces = list(hearing.encode_in_chunks(samples, chunk_seconds=2, context_seconds=1))
     assert [len(piece) for piece in pieces] == [50, 50, 50, 50, 50, 7]
     made, whole = torch.cat(pieces), hearing(samples)
     assert made.shape == whole.shape
@@ -183,7 +183,7 @@ def test_chunks_follow_each_other_without_gaps(hearing):
 def test_more_context_comes_closer_to_the_whole(hearing):
     samples = voice(12)
     whole = hearing(samples)
-    errors = [(torch.cat(list(hearing.in_chunks(samples, 3, context))) - whole).abs().mean() for context in (0, 3)]
+    errors = [(torch.cat(list(hearing.encode_in_chunks(samples, 3, context))) - whole).abs().mean() for context in (0, 3)]
     assert errors[1] < errors[0] / 2
 
 
@@ -191,7 +191,7 @@ def test_a_silent_piece_stays_silent(hearing):
     """wav2vec2's first norm takes its moments over time, and would blow up the hiss of a piece in which nobody speaks."""
     samples = voice(12)
     samples[4 * 16000 : 8 * 16000] *= 0.001
-    made, whole = torch.cat(list(hearing.in_chunks(samples, chunk_seconds=2, context_seconds=0))), hearing(samples)
+    made, whole = torch.cat(list(hearing.encode_in_chunks(samples, chunk_seconds=2, context_seconds=0))), hearing(samples)
     quiet = slice(110, 190)
     likeness = torch.nn.functional.cosine_similarity(made[quiet].flatten(1), whole[quiet].flatten(1))
     assert likeness.mean() > 0.99  # 0.64 with the norm left alone
@@ -200,7 +200,7 @@ def test_a_silent_piece_stays_silent(hearing):
 def test_the_encoder_is_as_before_after_chunks(hearing):
     samples = voice(3)
     before = hearing(samples)
-    for _ in hearing.in_chunks(voice(9), chunk_seconds=2, context_seconds=1):
+    for _ in hearing.encode_in_chunks(voice(9), chunk_seconds=2, context_seconds=1):
         assert torch.equal(hearing(samples), before)  # between two pieces as well
 
 
@@ -214,4 +214,4 @@ def test_pieces_cover_every_frame_once():
 
 def test_a_chunk_shorter_than_a_frame_is_refused(hearing):
     with pytest.raises(ConfigError, match=r"0\.01 s"):
-        list(hearing.in_chunks(voice(1), chunk_seconds=0.01, context_seconds=1))
+        list(hearing.encode_in_chunks(voice(1), chunk_seconds=0.01, context_seconds=1))

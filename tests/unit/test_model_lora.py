@@ -82,9 +82,9 @@ def test_what_is_not_understood_is_named(tmp_path, stranger):
 
 def test_a_lora_of_another_model_is_refused(tmp_path):
     lora = open_saved(tmp_path, released())
-    shapes = {name: change.shape for name, change in lora.changes}
-    lora.check(shapes)
+    shapes = {name: change.shape for name, change in lora.updates}
+    lora.check_shapes(shapes)
     with pytest.raises(ConfigError, match=r"blocks\.0\.ffn\.net\.2\.weight \(64, 96\)"):
-        lora.check(shapes | {"blocks.0.ffn.net.2.weight": torch.Size([64, 97])})
+        lora.check_shapes(shapes | {"blocks.0.ffn.net.2.weight": torch.Size([64, 97])})
     with pytest.raises(ConfigError, match="does not fit"):
-        lora.check({})
+        lora.check_shapes({})

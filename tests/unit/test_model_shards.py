@@ -31,7 +31,7 @@ def test_heads_must_divide():
 
 def test_ranks_in_a_ring_need_no_heads():
     assert len(plan_shards(32760, 1560, heads=40, degree=6, ring=3)) == 6
-    with pytest.raises(ConfigError, match="rings of 4"):
+    with pytest.raises(ConfigError, match="no multiple of the ring size 4"):
         plan_shards(32760, 1560, heads=40, degree=6, ring=4)
 
 

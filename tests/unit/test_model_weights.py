@@ -161,7 +161,7 @@ def test_broken_files_are_named(tmp_path, content):
 
 def test_a_pickle_of_something_else_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ConfigError, match="named tensors"):
+    with pytest.raises(ConfigError, match="a mapping from names to tensors"):
         open_pickle(tmp_path / "list.pth")
 
 

@@ -225,7 +225,7 @@ def test_a_run_whose_cluster_cannot_be_had_leaves_the_run_before_as_the_latest(r
 
 def test_a_run_whose_weights_are_missing_leaves_no_trace(rehearsal: Rehearsal):
     rehearsal.weights.unlink()
-    with pytest.raises(ConfigError, match=r"nothing is at .*weights"):
+    with pytest.raises(ConfigError, match=r"weights does not exist"):
         rehearsal.dub(rehearsal.job("a"))
     assert rehearsal.storage.list("runs") == []
 

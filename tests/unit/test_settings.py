@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from infinitedub.launch.compose import checked, compose
 from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.run.stage_registry import stage_specs
-from infinitedub.pipeline.storage.weights import _places as places_of
+from infinitedub.pipeline.storage.weights import _weight_uris as places_of
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.settings import Decides, Neutral, Role, Settings, Weights
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.talk import cast, measures
+from benchmarks.talk.film_stages import FilmStages
 from benchmarks.talk.measures import LAGS, Shown, Talk
-from benchmarks.talk.studio import Studio
 from infinitedub.assets.tiny_bundle.faces import FPS
 from infinitedub.assets.tiny_bundle.meter import MouthMeter
 from infinitedub.assets.tiny_bundle.voices import Utterance, heard
@@ -30,17 +30,17 @@ def said() -> list[Utterance]:
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return Studio(tmp_path_factory.mktemp("studio"))
+def stages(tmp_path_factory: pytest.TempPathFactory) -> FilmStages:
+    return FilmStages(tmp_path_factory.mktemp("stages"))
 
 
 @pytest.fixture(scope="module")
-def films(studio: Studio, said: list[Utterance]) -> list[tuple[Talk, Shown]]:
+def films(stages: FilmStages, said: list[Utterance]) -> list[tuple[Talk, Shown]]:
     """Three of three seconds."""
     made = []
     for number, (one, other) in enumerate(zip(said, [*said[1:], said[0]], strict=True)):
         portrait, picture = cast.cast(FIRST + number)
-        made.append(measures.talk(studio, portrait, picture, one, other, number))
+        made.append(measures.talk(stages, portrait, picture, one, other, number))
     return made
 
 
@@ -57,13 +57,13 @@ def test_mouths_follow_the_speech(talks: list[Talk]):
     assert all(0.6 < talk.amplitude < 1.6 for talk in talks)
 
 
-def test_two_dozen_people_talk(studio: Studio, said: list[Utterance]):
+def test_two_dozen_people_talk(stages: FilmStages, said: list[Utterance]):
     """The faces of `benchmarks.talk`, for a window each."""
     found = []
     for number in range(24):
         portrait, picture = cast.cast(number)
-        words = said[number % 3].sound[SAMPLE_RATE // 2 :][: studio.model.window_frames * SAMPLE_RATE // FPS]
-        film = studio.film(picture, [words], number)
+        words = said[number % 3].sound[SAMPLE_RATE // 2 :][: stages.model.window_frames * SAMPLE_RATE // FPS]
+        film = stages.film(picture, [words], number)
         found.append(correlation(MouthMeter.of(portrait)(film), heard(words).openness, LAGS).r)
     assert np.mean(found) > 0.8
     assert min(found) > 0.6
@@ -91,27 +91,27 @@ def test_films_are_as_long_as_the_speech_and_keep_their_colours_and_sharpness(fi
         assert 0.9 < drift.sharpness_ratio(seen, FPS) < 1.1
 
 
-def test_drawings_behind_the_autoencoder_are_like_themselves(studio: Studio, said: list[Utterance]):
-    found = [measures.autoencoder(studio, FIRST + number, utterance) for number, utterance in enumerate(said)]
+def test_drawings_behind_the_autoencoder_are_like_themselves(stages: FilmStages, said: list[Utterance]):
+    found = [measures.autoencoder(stages, FIRST + number, utterance) for number, utterance in enumerate(said)]
     assert np.mean([decibels for decibels, _ in found]) > 29
     assert min(r for _, r in found) > 0.9
 
 
-def test_in_silence_mouths_are_shut(studio: Studio):
-    assert measures.silence(studio, 410, -45.0, seconds=2.0) < 0.08
+def test_in_silence_mouths_are_shut(stages: FilmStages):
+    assert measures.silence(stages, 410, -45.0, seconds=2.0) < 0.08
 
 
-def test_of_two_people_one_listens(studio: Studio, said: list[Utterance]):
+def test_of_two_people_one_listens(stages: FilmStages, said: list[Utterance]):
     portrait, picture, boxes = cast.couple(20)
     sound = said[0].sound[: 2 * SAMPLE_RATE]
-    film = studio.film(picture, [sound, np.zeros_like(sound)], 1, boxes, (0, 0))
+    film = stages.film(picture, [sound, np.zeros_like(sound)], 1, boxes, (0, 0))
     speaks, listens = (MouthMeter.of(portrait, person)(film) for person in (0, 1))
     assert correlation(speaks, said[0].openness, LAGS).r > 0.75
     assert listens.mean() < 0.15 * speaks.mean()
 
 
-def test_of_footage_the_pose_is_kept_and_the_mouth_is_not(studio: Studio, said: list[Utterance]):
-    film, _ = measures.dubbing(studio, cast.filmed(20, said[1], panned=True), said[2], 1)
+def test_of_footage_the_pose_is_kept_and_the_mouth_is_not(stages: FilmStages, said: list[Utterance]):
+    film, _ = measures.dubbing(stages, cast.filmed(20, said[1], panned=True), said[2], 1)
     assert film.r > 0.75
     assert film.old < min(0.3, film.alike + 0.15)
     assert film.followed > 0.7

@@ -23,8 +23,8 @@ from infinitedub.stages.segment.plan import plan_segments
 T = TypeVar("T")
 
 
-class Desk:
-    """Files of one measurement: artifacts are paths in a folder."""
+class LocalFiles:
+    """`Files` of one measurement: artifacts are paths in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -54,12 +54,12 @@ class Desk:
         raise NotImplementedError(f"{name} ({path}): nothing is published here")
 
 
-class Studio:
+class FilmStages:
     """The stages that make a film, opened, as the preset `tiny` has them."""
 
     def __init__(self, folder: Path, overrides: Sequence[str] = (), prompt: str = "somebody talks") -> None:
         config = checked(compose(["catalogue=none", *overrides]))
-        self.desk = Desk(folder)
+        self.files = LocalFiles(folder)
         self.prompt = Prompt(prompt, "noise")
         self.model = config.generate.model
         specs = stage_specs(config)
@@ -79,8 +79,8 @@ class Studio:
         source = Source(self.picture(shown), len(shown) > 1, shown.shape[2], shown.shape[1], self.model.fps, len(shown), voices)
         segment = self.plan(max(start + len(sound) // FRAME_SAMPLES for sound, start in zip(sounds, starts, strict=True)), len(shown))
         began = time.process_time()
-        conditions = condition(source, segment, self.prompt, files=self.desk)
-        made = generate(segment, conditions, listen(source, files=self.desk), Seed(seed, "talk"), files=self.desk)
+        conditions = condition(source, segment, self.prompt, files=self.files)
+        made = generate(segment, conditions, listen(source, files=self.files), Seed(seed, "talk"), files=self.files)
         film = np.stack([frame for part in made if isinstance(part, Chunk) for frame in read_all(Path(part.picture.uri))])
         self.busy, self.made = self.busy + time.process_time() - began, self.made + len(film)
         return film
@@ -95,15 +95,15 @@ class Studio:
         return segment
 
     def picture(self, shown: Frames) -> Artifact:
-        folder = self.desk.scratch()
+        folder = self.files.scratch()
         if len(shown) == 1:
             Image.fromarray(shown[0]).save(folder / "portrait.png")
-            return self.desk.keep(folder / "portrait.png", "picture/png")
+            return self.files.store(folder / "portrait.png", "picture/png")
         write_lossless(folder / "footage.mkv", shown, self.model.fps)
-        return self.desk.keep(folder / "footage.mkv", "footage/mkv")
+        return self.files.store(folder / "footage.mkv", "footage/mkv")
 
     def voice(self, sound: Sound, box: Box | None, start: int) -> Voice:
-        path = self.desk.scratch() / "speech.flac"
+        path = self.files.scratch() / "speech.flac"
         peak = max(float(np.abs(sound).max()), 1.0)
         write_flac(path, [(sound[None] / peak * 32767).astype(np.int16)], SAMPLE_RATE, "mono")
-        return Voice(self.desk.keep(path, "sound/flac"), SAMPLE_RATE, len(sound), start * FRAME_SAMPLES, box)
+        return Voice(self.files.store(path, "sound/flac"), SAMPLE_RATE, len(sound), start * FRAME_SAMPLES, box)
