@@ -17,6 +17,9 @@ class Files(Protocol):
     def fetch(self, what: Artifact | str) -> Path:
         """A local, read-only path to an artifact, verified, or to a URI of the catalogue. Raises BadInput if it does not exist, or Transient."""
 
+    def release(self, path: Path) -> None:
+        """Frees the local disk space of a fetched file that the call does not need any more."""
+
     def store(self, path: Path, kind: str) -> Artifact:
         """Stores a finished local file permanently. The file may be moved away."""
 

@@ -1,11 +1,12 @@
-"""The ways a dub can fail, as the rest of the house tells them apart.
+"""The errors of a dub, by what has to happen next.
 
     DubError
-     |- BadInput      the row or its media cannot be dubbed: dead letter at once, retrying is useless
+     |- BadInput      the row or its media cannot be dubbed: a dead letter at once, no retry helps
      |- ConfigError   the settings cannot work together: refused before anything starts
-     |- Transient     the world hiccuped (storage, network): worth another try
+     '- Transient     storage or network failed for a moment: worth a retry
+         '- Damaged   a stored file is gone or altered: worth a retry, which may make it again
 
-Everything else that is raised is a bug of ours and stays loud.
+Every other exception is a bug of ours and is not caught.
 A message says what came, what was wanted, where, and what to do.
 """
 
@@ -15,7 +16,7 @@ class DubError(Exception):
 
 
 class BadInput(DubError):
-    """The job's own material is at fault; no retry can mend it. In a gang every rank raises it alike, before any collective."""
+    """The job's own material is at fault; no retry helps. In a gang every rank raises it alike, outside any collective."""
 
 
 class ConfigError(DubError):
@@ -23,4 +24,8 @@ class ConfigError(DubError):
 
 
 class Transient(DubError):
-    """The surroundings failed for a moment; the same call may succeed later."""
+    """The storage or network failed for a moment; the same call may succeed later."""
+
+
+class Damaged(Transient):
+    """A stored file does not exist any more, or does not hold the bytes that were stored. Waiting does not help, making it again does."""

@@ -33,6 +33,8 @@ class LocalFiles:
     def fetch(self, what: Artifact | str) -> Path:
         return Path(what if isinstance(what, str) else what.uri)
 
+    def release(self, path: Path) -> None: ...
+
     def store(self, path: Path, kind: str) -> Artifact:
         kept = self.scratch() / path.name
         shutil.move(path, kept)

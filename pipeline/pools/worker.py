@@ -63,11 +63,12 @@ class Worker:
         """
         first, started = self._rank.index == 0, monotonic()
         try:
-            with StageFiles(self._storage, stage=call.stage, key=call.key) as files:
+            with StageFiles(self._storage, stage=call.stage, key=call.key, sources=dict(call.sources)) as files:
                 record = None
                 for record, seconds in self._records(call, files):
                     if first and seconds is not None:
                         yield Yielded(record, seconds)
+                files.check_sources()
                 if first:
                     record = Ledger(self._storage).commit(call.stage, call.key, files.attempt, record)
         except Exception as error:  # noqa: BLE001 - the driver classifies it

@@ -66,13 +66,13 @@ class JobStages:
     async def ingest(self, material: Material) -> Source:
         uris = [material.picture, *(speaker.speech for speaker in material.speakers)]
         try:
-            identities = await all_of(self._retry_transient(source_fingerprint, self.context.storage, uri) for uri in uris)
+            seen = await all_of(self._retry_transient(source_fingerprint, self.context.storage, uri) for uri in uris)
         except (BadInput, ConfigError, RetriesExhausted) as error:
             if isinstance(error, ConfigError):  # a bucket in another region costs one film, missing credentials cost all
                 call = StageCall("ingest", self.job.id, (), CallLabel(self.job.id), (self.position,))
                 self.context.breaker.record_failure(call, _without(uris, str(error)), str(error))
             raise StageFailed("ingest", None, error) from error
-        return await self._result("ingest", (material,), extra={"inputs": identities})
+        return await self._result("ingest", (material,), extra={"inputs": seen}, sources=tuple(zip(uris, seen, strict=True)))
 
     async def segment(self, source: Source, length: Length | None) -> tuple[Segment, ...]:
         segments: tuple[Segment, ...] = await self._result("segment", (source, length))
@@ -113,6 +113,7 @@ class JobStages:
         keyed: tuple[Any, ...] | None = None,
         extra: dict[str, Any] | None = None,
         window_kind: tuple[Any, ...] = (),
+        sources: tuple[tuple[str, str], ...] = (),
     ) -> Any:
         """The committed result of a stage. `keyed`: the records that decide it, by default all; `extra`: what else decides it."""
         context, spec = self.context, self.context.stages[name]
@@ -120,7 +121,7 @@ class JobStages:
         key = key_of(name, spec.version, records if keyed is None else keyed, deciding, {**(extra or {}), "weights": context.weights.get(name, "")})
         frames = 0 if segment is None else segment.span.frames
         label = CallLabel(self.job.id, None if segment is None else segment.index)
-        call = StageCall(name, key, records, label, (self.position, -frames), window_kind)
+        call = StageCall(name, key, records, label, (self.position, -frames), window_kind, sources)
         found = await self._committed(call, spec, segment)
         if found is not None:
             self._emit("reused", call)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from infinitedub.stages.errors import Transient
+from infinitedub.stages.errors import Damaged
 from infinitedub.stages.records import Artifact
 
 SCAN_SHARE = 16  # the cache is scanned again when 1/16 of its size has been added: it may exceed its size by so much per process
@@ -26,7 +26,7 @@ class ArtifactCache:
         """Links the artifact's bytes to `to`, which must be on the cache's disk; they are downloaded if the cache does not hold them.
 
         Several callers of one artifact, threads or processes, cause one download. `to` is a hard link, so its bytes stay when the cache removes
-        its own link. Raises Transient if the downloaded bytes are not those of the artifact.
+        its own link. Raises Damaged if the downloaded bytes are not those of the artifact.
         """
         cached = self._folder / artifact.sha256[:2] / artifact.sha256
         if _link_cached(cached, artifact, to):
@@ -61,13 +61,13 @@ class ArtifactCache:
 
 
 def verify(path: Path, artifact: Artifact) -> None:
-    """Raises Transient unless the file holds exactly the artifact's bytes."""
+    """Raises Damaged unless the file holds exactly the artifact's bytes."""
     status = path.stat()
     if status.st_size != artifact.bytes:
-        raise Transient(f"{artifact.uri} has {status.st_size} bytes; wanted {artifact.bytes}; if this persists, delete the file and run again")
+        raise Damaged(f"{artifact.uri} has {status.st_size} bytes; wanted {artifact.bytes}; if this persists, delete the file and run again")
     digest = _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
     if digest != artifact.sha256:
-        raise Transient(f"{artifact.uri} has sha256 {digest}; wanted {artifact.sha256}; if this persists, delete the file and run again")
+        raise Damaged(f"{artifact.uri} has sha256 {digest}; wanted {artifact.sha256}; if this persists, delete the file and run again")
 
 
 def sha256_of(path: Path) -> str:

@@ -42,13 +42,17 @@ class AssembleStage:
 
 
 def read_chunks(chunks: tuple[Chunk, ...], files: Files) -> "Iterator[np.ndarray]":
-    """The frames of every chunk in order; each chunk is fetched when it is needed. Raises ValueError if a chunk differs from its record."""
+    """The frames of every chunk in order; a chunk is fetched when it is needed and released afterwards.
+
+    Raises ValueError if a chunk differs from its record.
+    """
     from infinitedub.stages.media.video_io import read_all
 
     shape: tuple[int, ...] | None = None
     for chunk in chunks:
         count = 0
-        for pixels in read_all(files.fetch(chunk.picture)):
+        path = files.fetch(chunk.picture)
+        for pixels in read_all(path):
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise ValueError(f"{chunk.picture.uri} has frames of shape {pixels.shape}, the film began with {shape}")
@@ -56,3 +60,4 @@ def read_chunks(chunks: tuple[Chunk, ...], files: Files) -> "Iterator[np.ndarray
             yield pixels
         if count != chunk.frames:
             raise ValueError(f"{chunk.picture.uri} holds {count} frames, its record says {chunk.frames}")
+        files.release(path)  # otherwise the node's disk would hold the whole film

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from infinitedub.stages.contract import Files
 from infinitedub.stages.engines.parallel import broadcast_number, raise_on_all_ranks
-from infinitedub.stages.errors import Transient
+from infinitedub.stages.errors import Damaged
 from infinitedub.stages.generate.streaming import SegmentProgress, WindowFrames
 from infinitedub.stages.generate.window_frames import to_bytes
 from infinitedub.stages.media.video_io import write_lossless
@@ -66,7 +66,7 @@ class CheckpointStore:
 def load_checkpoints(first: int, segment: Segment, files: Files, device: torch.device | str) -> tuple[list[WindowCheckpoint], Tensor | None]:
     """The checkpoints of consecutive windows from `first` on, and the motion frames of the last one on `device`.
 
-    A checkpoint whose motion frames cannot be read is left out, and so are those after it.
+    A checkpoint whose motion frames are gone or damaged is left out. Raises Transient if the storage fails: the checkpoints are still there.
     """
     found: list[WindowCheckpoint] = []
     while (window := first + len(found)) < len(segment.windows) and (checkpoint := files.load_checkpoint(window, WindowCheckpoint)) is not None:
@@ -74,9 +74,9 @@ def load_checkpoints(first: int, segment: Segment, files: Files, device: torch.d
     while found and (motion := found[-1].motion) is not None:
         try:
             return found, load_file(files.fetch(motion), device=str(device))[FRAMES]
-        except Transient as error:
+        except Damaged as error:
             window = first + len(found) - 1
-            logger.warning("segment %d: window %d is made again, its motion frames cannot be read: %s", segment.index, window, error)
+            logger.warning("segment %d: window %d is made again, its motion frames are lost: %s", segment.index, window, error)
             found.pop()
     return found, None
 

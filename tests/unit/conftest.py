@@ -27,6 +27,7 @@ class LocalFiles:
         self.root = root
         self.delivered: list[str] = []  # names, in the order of delivery
         self.remembered: dict[int, Any] = {}  # checkpoints by number; of one stage call, so cleared between two
+        self.released: list[Path] = []
         self._count = 0
 
     def fetch(self, what: Artifact | str) -> Path:
@@ -34,6 +35,9 @@ class LocalFiles:
         if not path.is_file():
             raise BadInput(f"{path} does not exist; correct the path in the catalogue")
         return path
+
+    def release(self, path: Path) -> None:
+        self.released.append(path)
 
     def store(self, path: Path, kind: str) -> Artifact:
         data = path.read_bytes()

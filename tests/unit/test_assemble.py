@@ -75,6 +75,13 @@ def test_clips_and_chunks_are_joined_in_order(files) -> None:
     assert [round((float(frame.mean()) - 20) / 3) for frame in film_frames(files, film)] == list(range(30))
 
 
+def test_each_chunk_is_released_when_the_film_has_its_frames(files) -> None:
+    """Otherwise the node's disk would hold the whole film, whatever the limit of its cache."""
+    clips = clip(files, 0, 0, 3, 2), clip(files, 1, 5, 4)
+    assemble(files, source(voice(files, noise(1, 16000))), *clips)
+    assert [str(path) for path in files.released] == [chunk.picture.uri for each in clips for chunk in each.chunks]
+
+
 @pytest.mark.parametrize("bits", [16, 24])
 @pytest.mark.parametrize(("channels", "rate"), [(1, 16000), (2, 44100), (2, 48000), (6, 48000), (1, 8000), (2, 96000), (1, 192000)])
 def test_one_voice_keeps_every_sample(files, channels: int, rate: int, bits: int) -> None:

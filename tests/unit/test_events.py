@@ -124,3 +124,58 @@ def test_an_unknown_run_is_told_with_the_latest_ones(storage: Storage):
         pass
     with pytest.raises(BadInput, match=log.run):
         read_run(storage, "20000101-000000-0000")
+
+
+def test_the_log_writer_survives_a_page_that_cannot_be_read(storage: Storage, monkeypatch, caplog):
+    """Its thread would end with Arrow's error, and every later event would wait in memory until the run ends in a traceback."""
+    monkeypatch.setattr(run_log, "FLUSH_EVENTS", 1)
+    monkeypatch.setattr(run_log.event_pages, "PAGES_PER_MERGE", 2)
+    written = threading.Semaphore(0)
+    put = storage.put
+
+    def damage_the_first_page(name: str, source: bytes | Path) -> str:
+        uri = put(name, b"no Parquet" if name.endswith("/000000.parquet") else source)
+        written.release()
+        return uri
+
+    monkeypatch.setattr(storage, "put", damage_the_first_page)
+    with RunLog.begin(storage, {}) as log:
+        for number in range(6):
+            log.event(Event(float(number), "a", number, None, "generate", "finished", 1.0, ""))
+            assert written.acquire(timeout=30)
+        assert log._writer.is_alive()
+        log.finish({"stopped": False})
+    assert read_summary(storage, log.run) is not None
+    assert "is left as it is" in caplog.text
+
+
+def test_an_unexpected_error_of_the_writer_is_logged_and_tried_again(storage: Storage, monkeypatch, caplog):
+    monkeypatch.setattr(run_log, "FLUSH_EVENTS", 1)
+    monkeypatch.setattr(run_log, "FLUSH_SECONDS", 0.05)
+    failed = threading.Event()
+    write_page = run_log.event_pages.write_page
+
+    def failing(*arguments):
+        if not failed.is_set():
+            failed.set()
+            raise KeyError("a bug in the writer")
+        return write_page(*arguments)
+
+    monkeypatch.setattr(run_log.event_pages, "write_page", failing)
+    with RunLog.begin(storage, {}) as log:
+        log.event(STARTED)
+        assert failed.wait(30)
+        log.event(WINDOW)
+    assert read_events(storage, log.run) == [asdict(STARTED), asdict(WINDOW)]
+    assert "a bug in the writer" in caplog.text
+
+
+def test_a_discarded_run_leaves_nothing_and_the_run_before_is_the_latest(storage: Storage):
+    with RunLog.begin(storage, {}) as before:
+        before.event(STARTED)
+    with RunLog.begin(storage, {}) as log:
+        log.event(STARTED)
+        log.dead_letters([DeadLetter("b", "catalogue", None, "input", "no speech", 1, "", "dub run")])
+        log.discard()
+    assert storage.list("runs") == [before.run]
+    assert latest_run(storage) == before.run

@@ -1,19 +1,23 @@
 """The `Files` of one call: fetched, verified, kept, and cleared away."""
 
 import hashlib
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from infinitedub.pipeline.state.content_keys import source_fingerprint
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.artifact_cache import ArtifactCache
 from infinitedub.pipeline.storage.scratch import scratch_folder
 from infinitedub.pipeline.storage.storage import Storage, StorageSettings
-from infinitedub.stages.errors import BadInput, ConfigError, Transient
+from infinitedub.stages.errors import BadInput, ConfigError, Damaged, Transient
 from infinitedub.stages.records import Artifact
 
 KEY = "ab" + "0" * 62
@@ -53,7 +57,7 @@ def test_a_damaged_artifact_is_noticed(storage: Storage, tmp_path: Path, damage:
     with files_of(storage) as files:
         kept = files.store(tmp_path / "a.png", "picture/png")
         Path(kept.uri).write_bytes(damage)
-        with pytest.raises(Transient, match=r"; wanted "):
+        with pytest.raises(Damaged, match=r"; wanted "):
             files.fetch(kept)
 
 
@@ -190,3 +194,75 @@ def test_a_cache_that_can_be_no_folder_is_a_config_error(storage_settings: Stora
     storage = Storage(storage_settings.model_copy(update={"cache": str(tmp_path / "file" / "node")}))
     with pytest.raises(ConfigError, match=r"storage\.cache"), StageFiles(storage, stage="ingest", key="ab"):
         pass
+
+
+# -- one download for several callers ---------------------------------------------------------------------------------
+
+DATA = b"x" * 1000
+
+
+def link_slowly(folder: Path, number: int, downloads: Path) -> None:
+    """Links one artifact from the cache; each download is noted in a file of its own, and takes a while."""
+
+    def download(to: Path) -> None:
+        (downloads / str(number)).touch()
+        time.sleep(0.3)
+        to.write_bytes(DATA)
+
+    ArtifactCache(folder / "results", 1 << 20).link(artifact(DATA), folder / f"link-{number}", download)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_an_artifact_that_several_callers_need_at_once_is_downloaded_once(tmp_path: Path, kind: str):
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    make = Thread if kind == "threads" else multiprocessing.get_context("fork").Process
+    callers = [make(target=link_slowly, args=(tmp_path, number, downloads)) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(list(downloads.iterdir())) == 1
+    assert [(tmp_path / f"link-{number}").read_bytes() for number in range(4)] == [DATA] * 4
+    assert not list((tmp_path / "results" / "locks").iterdir())
+
+
+def test_the_cache_is_not_listed_at_every_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    listings = []
+    shrink = ArtifactCache._shrink
+    monkeypatch.setattr(ArtifactCache, "_shrink", lambda self: (listings.append(1), shrink(self))[1])
+    cache = ArtifactCache(tmp_path / "results", 100_000)
+    for number in range(100):
+        data = number.to_bytes(2, "little") * 500
+        cache.link(artifact(data), tmp_path / f"link-{number}", lambda to, data=data: to.write_bytes(data) and None)
+    assert 1 <= len(listings) <= 20
+
+
+# -- sources that change, and files that are not needed any more -----------------------------------------------------
+
+
+def test_a_source_that_changes_before_or_while_it_is_read_is_bad_input(storage: Storage, tmp_path: Path):
+    source = tmp_path / "voice.wav"
+    source.write_bytes(b"first take")
+    seen = {str(source): source_fingerprint(storage, str(source))}
+    with StageFiles(storage, stage="ingest", key=KEY, sources=seen) as files:
+        assert files.fetch(str(source)) == source
+        files.check_sources()
+        source.write_bytes(b"second take, longer")
+        with pytest.raises(BadInput, match=r"voice\.wav has changed while the run read it"):
+            files.check_sources()
+    with StageFiles(storage, stage="ingest", key=KEY, sources=seen) as files, pytest.raises(BadInput, match="has changed"):
+        files.fetch(str(source))
+
+
+def test_a_released_file_is_removed_from_the_calls_folder_and_stays_in_the_storage(storage: Storage, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    with files_of(storage) as files:
+        stored = files.store(tmp_path / "a.png", "picture/png")
+        fetched = files.fetch(stored)
+        files.release(fetched)
+        assert Path(stored.uri).read_bytes() == b"picture"
+        copy = files.scratch() / "copy.png"
+        copy.write_bytes(b"a copy of this call")
+        files.release(copy)
+        assert not copy.exists()

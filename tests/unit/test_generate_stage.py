@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
-from infinitedub.stages.errors import ConfigError, Transient
+from infinitedub.stages.errors import ConfigError, Damaged, Transient
 from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.media.video_io import read_all
 from infinitedub.stages.model.dit import TalkingBlock
@@ -113,7 +113,31 @@ def test_a_lost_window_is_made_again_and_no_other(files, conditions, speech):
     assert again.chunks[2] == clip.chunks[2]
 
 
-def test_a_window_whose_motion_frames_cannot_be_read_is_made_again(files, conditions, speech, caplog, monkeypatch):
+def test_a_storage_outage_discards_no_finished_window(files, conditions, speech, monkeypatch):
+    """It spends the retry budget instead: hours of GPU work are still there when the storage answers again."""
+    segment = segment_of(80)
+    prepared = conditions(segment)
+    stage = GenerateStage(generate_settings())
+    stage.open(Rank())
+    _, clip = generate(stage, segment, prepared, speech, files)
+    del files.remembered[2]
+    fetch = files.fetch
+
+    def outage(what):
+        if getattr(what, "kind", "") == "motion/safetensors":
+            raise Transient("503 Slow Down")
+        return fetch(what)
+
+    with monkeypatch.context() as patch, pytest.raises(Transient, match="503"):
+        patch.setattr(files, "fetch", outage)
+        generate(stage, segment, prepared, speech, files)
+    assert sorted(files.remembered) == [0, 1]
+    made, again = generate(stage, segment, prepared, speech, files)
+    assert [chunk.window for chunk in made] == [2]
+    assert [chunk.picture.sha256 for chunk in again.chunks] == [chunk.picture.sha256 for chunk in clip.chunks]
+
+
+def test_a_window_whose_motion_frames_are_damaged_is_made_again(files, conditions, speech, caplog, monkeypatch):
     segment = segment_of(80)
     prepared = conditions(segment)
     stage = GenerateStage(generate_settings())
@@ -125,7 +149,7 @@ def test_a_window_whose_motion_frames_cannot_be_read_is_made_again(files, condit
 
     def fetch_all_but_one(what):
         if getattr(what, "uri", None) == harmed:
-            raise Transient(f"{harmed} has another sha256")
+            raise Damaged(f"{harmed} has another sha256")
         return fetch(what)
 
     monkeypatch.setattr(files, "fetch", fetch_all_but_one)

@@ -8,6 +8,7 @@ from threading import Barrier
 
 import pytest
 
+from infinitedub.pipeline.state import ledger as ledger_module
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.storage import Storage
@@ -140,3 +141,33 @@ def test_enums_and_nothing_travel(storage: Storage):
     assert ledger.find("a", KEY, Artifact) == artifact
     ledger.commit("b", KEY, "a1", Length.AUDIO)
     assert ledger.find("b", KEY, Length) is Length.AUDIO
+
+
+@pytest.mark.parametrize("uri", ["", "\x00", "s3://", "nosuch://bucket/chunk.mkv"])
+def test_an_entry_that_names_an_impossible_file_is_ignored_and_superseded(storage: Storage, tmp_path: Path, caplog, uri: str):
+    ledger = Ledger(storage)
+    attempt, record = clip(storage, b"a", tmp_path)
+    ledger.commit("generate", KEY, attempt, record)
+    path = Path(storage.root) / f"cas/generate/0f/{KEY}/_commit.json"
+    entry = json.loads(path.read_text())
+    entry["record"]["chunks"][0]["picture"]["uri"] = uri
+    path.write_text(json.dumps(entry))
+    with caplog.at_level(logging.WARNING):
+        assert ledger.find("generate", KEY, Clip) is None
+    assert "the commit is ignored" in caplog.text
+    other = clip(storage, b"b", tmp_path)
+    assert ledger.commit("generate", KEY, *other) == other[1]
+    assert ledger.find("generate", KEY, Clip) == other[1]
+
+
+def test_the_adapter_of_a_type_is_built_once(storage: Storage, monkeypatch: pytest.MonkeyPatch):
+    built = []
+    real = ledger_module.TypeAdapter
+    monkeypatch.setattr(ledger_module, "TypeAdapter", lambda type_: (built.append(type_), real(type_))[1])
+    ledger_module._adapter.cache_clear()
+    ledger = Ledger(storage)
+    ledger.commit("publish", KEY, "a1", Receipt("films/a.mp4", "0" * 64, 0, "films/a.json"))
+    for _ in range(5):
+        ledger.find("publish", KEY, Receipt)
+    ledger_module._adapter.cache_clear()
+    assert built == [Receipt]

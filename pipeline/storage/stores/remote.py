@@ -160,7 +160,9 @@ class RemoteStore:
         self._retry(delete, path)
 
     def download(self, path: str, to: Path) -> None:
-        self._retry(lambda: self._fs.get_file(path, str(to)), path)
+        # One request: with more, s3fs holds each part in memory and may put parts of two versions together.
+        sequential = {"max_concurrency": 1} if self._s3 else {}
+        self._retry(lambda: self._fs.get_file(path, str(to), **sequential), path)
 
     def _retry(self, call: Callable[[], T], path: str, *, creating: bool = False) -> T:
         return retry_storage_call(call, path, self._attempts, creating=creating)
