@@ -44,7 +44,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkSeconds:
+class Timing:
     """What one alternative took per pass."""
 
     case: Case
@@ -90,7 +90,7 @@ def stopwatch(work: Callable[[], object], device: str) -> float:
     return start.elapsed_time(stop) / 1000
 
 
-def race(cases: Sequence[Case], device: str, warmups: int, rounds: int) -> tuple[list[WorkSeconds], list[str]]:
+def race(cases: Sequence[Case], device: str, warmups: int, rounds: int) -> tuple[list[Timing], list[str]]:
     """What each case took, and why those are missing that this machine cannot do. Each round calls every case once."""
     able, missing, peaks = [], [], {}
     for case in cases:
@@ -109,7 +109,7 @@ def race(cases: Sequence[Case], device: str, warmups: int, rounds: int) -> tuple
         for case in able:
             times[case.name].append(stopwatch(case.work, device))
     taken = [(case, times[case.name]) for case in able]
-    return [WorkSeconds(case, statistics.median(all_) / case.passes, max(all_) / min(all_), peaks[case.name]) for case, all_ in taken], missing
+    return [Timing(case, statistics.median(all_) / case.passes, max(all_) / min(all_), peaks[case.name]) for case, all_ in taken], missing
 
 
 class Denoiser:
@@ -127,9 +127,9 @@ class Denoiser:
         self._timestep = torch.full((1,), 500.0, device=device)
         self._masks = torch.zeros(3, height, width, device=device)
         self._masks[0, :, : width // 2] = self._masks[1, :, width // 2 :] = 1
-        self._told = {persons: self.tell(persons) for persons in (1, 2)}
+        self._conditioning = {persons: self.embed(persons) for persons in (1, 2)}
 
-    def tell(self, persons: int) -> EmbeddedConditioning:
+    def embed(self, persons: int) -> EmbeddedConditioning:
         """Embeds a text, a picture and the speech of `persons`."""
         size, given = self.size, torch.Generator(self._device).manual_seed(persons)
 
@@ -139,34 +139,34 @@ class Denoiser:
         audio = draw(persons, self.window.frames, size.audio_window, size.audio_layers, size.audio_width)
         return self.network.embed(draw(1, TEXT_TOKENS, size.text), draw(1, IMAGE_TOKENS, size.image), audio)
 
-    def forward(self, told: EmbeddedConditioning, within: AbstractContextManager[object] | None = None) -> Tensor:
-        """One pass over as many videos as were told."""
-        batch = len(told.context)
+    def forward(self, conditioning: EmbeddedConditioning, within: AbstractContextManager[object] | None = None) -> Tensor:
+        """One pass over as many videos as the conditioning has."""
+        batch = len(conditioning.image_text)
         with within or nullcontext():
-            return self.network(self._latents.expand(batch, -1, -1, -1, -1), self._timestep.expand(batch), told, self._masks, shards=ALONE)
+            return self.network(self._latents.expand(batch, -1, -1, -1, -1), self._timestep.expand(batch), conditioning, self._masks, shards=ALONE)
 
     def cases(self, persons: int, backends: Sequence[str], compiled: bool) -> list[Case]:
         """The plain pass first, then what it is compared with."""
-        told, other = self._told[persons], 3 - persons
+        conditioning, other = self._conditioning[persons], 3 - persons
         windows = {number: replace(self.window, persons=number) for number in (1, 2)}
         flops = forward_flops(self.size, windows[persons])
         each_step = flops + embed_flops(self.size, windows[persons])
         found = [
-            Case(f"{persons} person(s), told once, native", lambda: self.forward(told), flops),
-            Case(f"{other} person(s)", lambda: self.forward(self._told[other]), forward_flops(self.size, windows[other])),
-            Case("embedded at every step", lambda: self.forward(self.tell(persons)), each_step),
+            Case(f"{persons} person(s), embedded once, native", lambda: self.forward(conditioning), flops),
+            Case(f"{other} person(s)", lambda: self.forward(self._conditioning[other]), forward_flops(self.size, windows[other])),
+            Case("embedded at every step", lambda: self.forward(self.embed(persons)), each_step),
         ]
         if persons == 1:  # the map of two persons is made for one video at a time
-            twice = EmbeddedConditioning(torch.cat([told.context] * 2), torch.cat([told.audio] * 2), 1)
+            twice = EmbeddedConditioning(torch.cat([conditioning.image_text] * 2), torch.cat([conditioning.audio] * 2), 1)
             found += [
-                Case("two passes, one after the other", lambda: [self.forward(told) for _ in range(2)], 2 * flops, 2),
+                Case("two passes, one after the other", lambda: [self.forward(conditioning) for _ in range(2)], 2 * flops, 2),
                 Case("two passes in one batch", lambda: self.forward(twice), 2 * flops, 2),
             ]
         for name in backends:
-            found.append(Case(f"backend {name}", lambda name=name: self.forward(told, attention_backend(name)), flops))  # type: ignore[misc]
+            found.append(Case(f"backend {name}", lambda name=name: self.forward(conditioning, attention_backend(name)), flops))  # type: ignore[misc]
         if compiled:
             blocks = nn.ModuleList([cast(nn.Module, torch.compile(block)) for block in self.network.blocks])
-            found.append(Case("compiled blocks", lambda: self.forward(told, blocks_replaced(self.network, blocks)), flops))
+            found.append(Case("compiled blocks", lambda: self.forward(conditioning, blocks_replaced(self.network, blocks)), flops))
         return found
 
 
@@ -189,7 +189,7 @@ def codec_cases(window: Window, motion: int, width: int, device: str) -> list[Ca
     return found
 
 
-def tell(title: str, results: Sequence[WorkSeconds], missing: Sequence[str], peak: float, baselines: int) -> None:
+def print_results(title: str, results: Sequence[Timing], missing: Sequence[str], peak: float, baselines: int) -> None:
     """Prints a table; every `baselines` rows the first is what the others are compared with, in all of them if 0."""
     table = Table("per pass", "seconds", "ratio", "slowest/fastest", "TFLOP", "TFLOP/s", "of peak", "GiB at most", title=title)
     for number, took in enumerate(results):
@@ -238,11 +238,11 @@ def main() -> None:
     with torch.inference_mode():
         denoiser = Denoiser(size, window, options.device, DTYPES[options.dtype])
         cases = denoiser.cases(options.persons, options.backends, options.compile)
-        tell(f"denoiser, {options.dtype}: {title}", *race(cases, options.device, options.warmups, options.rounds), options.peak, 0)
+        print_results(f"denoiser, {options.dtype}: {title}", *race(cases, options.device, options.warmups, options.rounds), options.peak, 0)
         del denoiser, cases
         if options.codec_width:
             cases = codec_cases(window, options.motion, options.codec_width, options.device)
-            tell(f"autoencoder: {title}", *race(cases, options.device, options.warmups, options.rounds), 0, len(DTYPES))
+            print_results(f"autoencoder: {title}", *race(cases, options.device, options.warmups, options.rounds), 0, len(DTYPES))
 
 
 if __name__ == "__main__":

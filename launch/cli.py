@@ -1,4 +1,4 @@
-"""`dub`: the first word picks the verb, the rest belongs to it. Nothing heavy is imported before the verb is known."""
+"""`dub`: the first argument is the verb, the others belong to it. Nothing heavy is imported before the verb is known."""
 
 import sys
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from importlib.metadata import version
 VERBS = {
     "run": "dub a catalogue:  dub run catalogue=FILE storage.root=URI [key=value ...] [-m to sweep] [--cfg job to look]",
     "rerun": "dub again what failed:  dub rerun [--run ID] [--ids a,b [--segments 0,2 [--windows 3:] --reason WHY]] [key=value ...]",
-    "status": "how a run stands:  dub status [--run ID] [storage.root=URI]",
+    "status": "state of a run, job by job:  dub status [--run ID] [storage.root=URI]",
     "failures": "why films are missing:  dub failures [--run ID] [--lines N] [--json] [storage.root=URI]",
     "replay": "one segment in this process, for a debugger:  dub replay JOB[/SEGMENT] [--run ID] [--windows K:] [--pdb] [key=value ...]",
-    "gc": "sweep up what no result needs:  dub gc [--grace 24h] [--dry-run] [--checkpoints] [storage.root=URI]",
+    "gc": "remove files that no result needs:  dub gc [--grace 24h] [--dry-run] [--checkpoints] [storage.root=URI]",
     "verify": "compare the model with golden tensors:  dub verify DIR [key=value ...]",
 }
 
@@ -27,7 +27,7 @@ configuration: `dub run --cfg job` prints every value; `dub run --help` the grou
 
 
 def main() -> int:
-    """Runs one verb; its exit code."""
+    """Runs one verb and returns its exit code."""
     from infinitedub.stages.errors import DubError
 
     verb, *rest = sys.argv[1:] or ["--help"]
@@ -38,7 +38,7 @@ def main() -> int:
         print(f"infinitedub {version('infinitedub')}")
         return 0
     if verb not in VERBS:
-        print(f"dub: there is no verb {verb!r}; the verbs are {', '.join(VERBS)} (dub --help)", file=sys.stderr)
+        print(f"dub: unknown verb {verb!r}; the verbs are {', '.join(VERBS)} (dub --help)", file=sys.stderr)
         return 4
     run: Callable[[list[str]], int] = import_module(f"infinitedub.launch.{verb}").main
     try:
@@ -46,7 +46,7 @@ def main() -> int:
     except DubError as error:
         print(f"dub {verb}: {error}", file=sys.stderr)
         return 4
-    except SystemExit as leaving:  # argparse leaves with 2 over a flag it does not know, which here means films that failed
+    except SystemExit as leaving:  # argparse exits with 2 for an unknown flag; here 2 means failed films
         return 4 if leaving.code == 2 else int(leaving.code or 0)
 
 

@@ -1,4 +1,4 @@
-"""From words on the command line to a checked `RunConfig`; the only file that turns Hydra's objects and errors into ours."""
+"""From overrides on the command line to a validated `RunConfig`; the only file that turns Hydra's objects and errors into ours."""
 
 import difflib
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def _fault(fault: Any) -> str:
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
-    """One line for what Hydra could not compose: the first override that names nothing, and what is known where it pointed."""
+    """One line for what Hydra could not compose: the first override with an unknown key, and the keys that exist there."""
     if isinstance(error, MissingConfigException):  # the group is there, and Hydra names its options
         return ConfigError(first_line(error))
     try:
@@ -77,5 +77,5 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
 
 
 def first_line(error: Exception) -> str:
-    """The gist of a library's error."""
+    """A library's error on one line, without its general advice."""
     return " ".join(str(error).split("\nSet the environment variable")[0].split())

@@ -1,4 +1,4 @@
-"""`dub failures`: why films are missing: what failed where, how often it was tried, the end of its log, and the command that tries it alone."""
+"""`dub failures`: the dead letters of missing films: stage, failure class, attempts, the end of the log, and the command that tries the job alone."""
 
 import argparse
 import json
@@ -16,28 +16,28 @@ LINES = 8
 
 
 def main(argv: list[str]) -> int:
-    """Prints the dead letters of films that are still missing; 0 whether there are any or not."""
+    """Prints the dead letters of films that are still missing; 0 in any case."""
     parser = argparse.ArgumentParser(prog="dub failures", description=__doc__)
-    parser.add_argument("--run", help="exactly this run (default: the latest, and those it was a rerun of)")
+    parser.add_argument("--run", help="this run only (default: the latest, and the runs that it is a rerun of)")
     parser.add_argument("--lines", type=int, default=LINES, help=f"of each log, from its end (default: {LINES})")
-    parser.add_argument("--json", action="store_true", help="a list with everything that is known, for programs")
+    parser.add_argument("--json", action="store_true", help="all fields as a JSON list, for programs")
     parser.add_argument("overrides", nargs="*", help="key=value, such as storage.root=URI")
-    asked = parser.parse_intermixed_args(argv)
-    storage, story = find_history(asked.run, asked.overrides)
-    told_in = {job: story.asked[job] for job in story.missing}
-    kept = [(run, letter) for run in story.runs for letter in read_dead_letters(storage, run)]
-    letters = [(run, letter) for run, letter in kept if told_in.get(letter.job) == run or letter.job not in story.asked]  # a row without an id
-    unreached = len(story.missing) - sum(letter.job in story.missing for _, letter in letters)
-    if asked.json:
+    args = parser.parse_intermixed_args(argv)
+    storage, history = find_history(args.run, args.overrides)
+    run_of = {job: history.asked[job] for job in history.missing}
+    found = [(run, letter) for run in history.runs for letter in read_dead_letters(storage, run)]
+    letters = [(run, letter) for run, letter in found if run_of.get(letter.job) == run or letter.job not in history.asked]  # or a row without an id
+    unreached = len(history.missing) - sum(letter.job in history.missing for _, letter in letters)
+    if args.json:
         print(json.dumps([{"run": run, **asdict(letter)} for run, letter in letters], indent=1, ensure_ascii=False))
         return 0
     console = literal_console()
-    said = f"run {story.run}: {len(letters)} failed" + (f", {unreached} more were not reached" if unreached else "")
-    console.print(said if story.missing or letters else f"run {story.run}: all {len(story.asked)} films are there", soft_wrap=True)
+    summary = f"run {history.run}: {len(letters)} failed" + (f", {unreached} more were not reached" if unreached else "")
+    console.print(summary if history.missing or letters else f"run {history.run}: all {len(history.asked)} films exist", soft_wrap=True)
     if letters and sys.stdout.isatty():
         console.print(_table(letters))
     for _, letter in letters:
-        for line in told(letter, max(asked.lines, 0)):
+        for line in letter_lines(letter, max(args.lines, 0)):
             console.print(line, soft_wrap=True)
     return 0
 
@@ -51,8 +51,8 @@ def _table(letters: Sequence[tuple[str, DeadLetter]]) -> Table:
     return table
 
 
-def told(letter: DeadLetter, lines: int) -> list[str]:
-    """A dead letter for a person: what failed, the last `lines` of its log, what to type."""
+def letter_lines(letter: DeadLetter, lines: int) -> list[str]:
+    """A dead letter for a person: what failed, the last `lines` of its log, and the command to try it alone."""
     where = letter.stage if letter.segment is None else f"{letter.stage} of segment {letter.segment}"
     tail = letter.trace.splitlines()[-lines:] if lines else []
     tries = "1 attempt" if letter.attempts == 1 else f"{letter.attempts} attempts"

@@ -35,52 +35,52 @@ def main(argv: list[str]) -> int:
         def app(composed: DictConfig) -> None:
             nonlocal begun
             begun = True
-            if STOPPED in codes:  # whoever stops a sweep means all of it
+            if STOPPED in codes:  # a stop ends the whole sweep
                 return
-            task = [*places_beside(HydraConfig.get().runtime.config_sources), *HydraConfig.get().overrides.task]
-            point = point_name(swept(overrides, HydraConfig.get().sweeper.params or ()), task)
+            task = [*search_path_override(HydraConfig.get().runtime.config_sources), *HydraConfig.get().overrides.task]
+            point = point_name(swept_keys(overrides, HydraConfig.get().sweeper.params or ()), task)
             if HydraConfig.get().mode == RunMode.MULTIRUN and point:
                 folder = f"{composed.publish.folder}/{point}"
                 with open_dict(composed):
                     OmegaConf.update(composed, "publish.folder", folder)
                 task.append(f"publish.folder='{folder}'")  # a rerun of this point delivers where the point did
             try:
-                if HydraConfig.get().job.config_name != "run":  # a rerun would not know of it
+                if HydraConfig.get().job.config_name != "run":  # a rerun would not use it
                     raise ConfigError("--config-name: there is one main configuration, run; make yours a preset: --config-dir DIR preset=NAME")
                 codes.append(dispatch(checked(composed), task, session))
-            except DubError as error:  # Hydra would put a line of its own before it, and end the sweep
+            except DubError as error:  # Hydra would print a line of its own and end the sweep
                 print(f"dub run: {error}", file=sys.stderr)
                 codes.append(REFUSED)
 
         sys.argv = ["dub run", *argv]
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and leaving with 1
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them and exiting with 1
         try:
             app()
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error, overrides) from None
-        except ValueError as error:  # what Hydra makes of an option of a group that is no word, such as pools=3
+        except ValueError as error:  # Hydra's error for an option of a group that is not a word, such as pools=3
             if begun:
                 raise
             raise ConfigError(first_line(error)) from None
     return max(codes, default=0)
 
 
-def places_beside(sources: Sequence[Any]) -> list[str]:
-    """Where `--config-dir` and `hydra.searchpath` look beside conf/, as an override: by overrides alone a rerun knows its run."""
+def search_path_override(sources: Sequence[Any]) -> list[str]:
+    """The folders of `--config-dir` and `hydra.searchpath`, as an override: a rerun knows its run by its overrides alone."""
     added = [source for source in sources if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")]
     return [f"hydra.searchpath=[{','.join(quoted(f'{source.schema}://{source.path}') for source in added)}]"] if added else []
 
 
-def swept(overrides: Sequence[str], params: Collection[str]) -> frozenset[str]:
-    """What a sweep changes: keys with several values on the command line, and those that the configuration sweeps (hydra.sweeper.params)."""
+def swept_keys(overrides: Sequence[str], params: Collection[str]) -> frozenset[str]:
+    """The keys that a sweep changes: those with several values on the command line, and those of hydra.sweeper.params."""
     asked = (OverridesParser.create().parse_override(word) for word in overrides)
     return frozenset({*params, *(override.key_or_group for override in asked if override.is_sweep_override())})
 
 
 def point_name(keys: Collection[str], task: Sequence[str]) -> str:
-    """The folder of a sweep point: its values of the swept `keys`, such as `generate.sampler.steps=2`; empty where nothing is swept.
+    """The folder of a sweep point: its values of the swept `keys`, such as `generate.sampler.steps=2`; empty without a sweep.
 
-    A value that a folder's name cannot tell letter by letter, or in its length, is told by a digest as well: no two points share a folder.
+    A digest is added if the values cannot be written into a folder name exactly, or are too long: no two points share a folder.
     """
     chosen = sorted(word for word in task if OverridesParser.create().parse_override(word).key_or_group in keys)
     name = ",".join(re.sub(r"[^A-Za-z0-9._=-]", "_", word) for word in chosen)

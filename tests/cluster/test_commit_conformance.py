@@ -17,7 +17,7 @@ import pytest
 import yaml
 from proxy import Failure, FaultProxy, Weather
 
-from infinitedub.pipeline.state.garbage_collection import sweep
+from infinitedub.pipeline.state.garbage_collection import collect_garbage
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
@@ -308,12 +308,12 @@ def test_what_losers_leave_is_swept_and_what_holds_stays(place: Place, key: str)
     made = [clip(storage, key, bytes([number]) * 100) for number in range(MANY)]
     at_once([lambda one=one: Ledger(storage).commit("generate", key, *one) for one in made])
     found = Ledger(storage).find("generate", key, Clip)
-    assert list(sweep(storage, 3600, checkpoints=False, dry_run=False)) == []
+    assert list(collect_garbage(storage, 3600, checkpoints=False, dry_run=False)) == []
     time.sleep(0.01 if storage.root.startswith("/") else 2.1)  # servers date by the second
-    dry = [swept.place for swept in sweep(storage, 0, checkpoints=False, dry_run=True)]
-    assert [swept.place for swept in sweep(storage, 0, checkpoints=False, dry_run=False)] == dry
+    dry = [swept.location for swept in collect_garbage(storage, 0, checkpoints=False, dry_run=True)]
+    assert [swept.location for swept in collect_garbage(storage, 0, checkpoints=False, dry_run=False)] == dry
     assert len(dry) == MANY - 1
-    assert list(sweep(storage, 0, checkpoints=False, dry_run=False)) == []
+    assert list(collect_garbage(storage, 0, checkpoints=False, dry_run=False)) == []
     assert Ledger(storage).find("generate", key, Clip) == found
     assert len(content(storage, found)) == 100
     left = {file.name.rpartition("/")[2] for file in storage.scan(f"cas/generate/{key[:2]}/{key}")}

@@ -18,7 +18,7 @@ from proxy import ANSWERS, Failure, FaultProxy, Weather
 from servers import S3Server
 from undisturbed import HANGING_SECONDS, Calm
 
-from infinitedub.pipeline.state.garbage_collection import Kind, sweep
+from infinitedub.pipeline.state.garbage_collection import GarbageKind, collect_garbage
 from infinitedub.pipeline.state.run_log import latest_run, read_events
 from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import remote, storage_retry
@@ -169,14 +169,14 @@ def test_a_process_killed_in_mid_upload_leaves_nothing_that_is_not_swept(either_
     assert len(uploads(either_way)) == 1
     assert storage.read("big") == b"before"
     if not either_way.server.exclusive:  # moto dates every upload 2010
-        assert list(sweep(storage, 3600, checkpoints=False, dry_run=False)) == []
+        assert list(collect_garbage(storage, 3600, checkpoints=False, dry_run=False)) == []
         time.sleep(2)
-    (dry,) = sweep(storage, 0, checkpoints=False, dry_run=True)
-    assert (dry.kind, dry.place) == (Kind.UNFINISHED, storage.uri("big"))
+    (dry,) = collect_garbage(storage, 0, checkpoints=False, dry_run=True)
+    assert (dry.kind, dry.location) == (GarbageKind.UNFINISHED, storage.uri("big"))
     assert dry.bytes > 0
-    assert list(sweep(storage, 0, checkpoints=False, dry_run=False)) == [dry]
+    assert list(collect_garbage(storage, 0, checkpoints=False, dry_run=False)) == [dry]
     assert uploads(either_way) == []
-    assert list(sweep(storage, 0, checkpoints=False, dry_run=False)) == []
+    assert list(collect_garbage(storage, 0, checkpoints=False, dry_run=False)) == []
     assert storage.read("big") == b"before"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from undisturbed import HANGING_SECONDS, Calm
 
-from infinitedub.pipeline.state.garbage_collection import Kind, sweep
+from infinitedub.pipeline.state.garbage_collection import GarbageKind, collect_garbage
 from infinitedub.pipeline.state.run_log import read_events, read_summary, runs
 from infinitedub.pipeline.storage.storage import Storage, StorageSettings
 
@@ -37,7 +37,7 @@ def test_two_drivers_on_one_catalogue_make_one_film(calm: Calm, tmp_path: Path, 
     assert Counter(name.split("/")[0] for name in commits if name.endswith("/_commit.json")) == dict.fromkeys(made, 1)  # one publication, one of each
     assert not [name for name in commits if name.endswith(".1.json")]
 
-    lost = sum(swept.files for swept in sweep(storage, 0, checkpoints=False, dry_run=False) if swept.kind == Kind.UNNAMED)
+    lost = sum(swept.files for swept in collect_garbage(storage, 0, checkpoints=False, dry_run=False) if swept.kind == GarbageKind.UNNAMED)
     assert lost == 0 or any(times == 2 for times in made.values())  # only what was made twice can have been made in vain
     third = subprocess.run(command, cwd=calm.folder, capture_output=True, text=True, check=True, timeout=HANGING_SECONDS)
     assert "nothing to do" in third.stderr

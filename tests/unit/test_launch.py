@@ -11,7 +11,7 @@ from PIL import Image
 from infinitedub.launch import cli
 from infinitedub.launch.compose import checked, compose
 from infinitedub.launch.contact_sheet import contact_sheet, read_row
-from infinitedub.launch.run import point_name, swept
+from infinitedub.launch.run import point_name, swept_keys
 from infinitedub.pipeline.config import quoted
 from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog, latest_run, read_run
 from infinitedub.pipeline.storage.storage import Storage
@@ -142,7 +142,7 @@ def test_a_main_configuration_that_a_rerun_would_not_know_of_is_refused(dub, tmp
 
 def test_a_point_is_named_by_what_is_swept_alone():
     words = ["catalogue=a.jsonl", "generate.sampler.steps=2,3", "generate/guidance=cfg,apg", "seed=[1,2]"]
-    keys = swept(words, {"rows.prompt": "a,b"})
+    keys = swept_keys(words, {"rows.prompt": "a,b"})
     assert keys == {"generate.sampler.steps", "generate/guidance", "rows.prompt"}
     point = ["catalogue=a.jsonl", "generate/guidance=apg", "generate.sampler.steps=3", "rows.prompt=hello", "seed=[1,2]"]
     assert point_name(keys, point) == "generate.sampler.steps=3,generate_guidance=apg,rows.prompt=hello"

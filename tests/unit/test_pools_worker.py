@@ -196,5 +196,5 @@ def test_other_weights_than_the_runs_make_nothing(tmp_path: Path, storage_settin
     weights.write_text("other training")
     ((error,), _) = made(open_pools({"generate": stage}, 1, INLINE, storage_settings, BREAKER, {"generate": digest})["generate"], call_of("other"))
     assert isinstance(error, ConfigError)
-    assert f"the weights in {weights} are not those that this run began with" in str(error)
+    assert f"the weights in {weights} differ from those that this run" in str(error)
     assert (stage.opened, stage.calls) == (1, 1)

@@ -127,7 +127,7 @@ def test_when_all_films_are_there_nothing_is_begun(dub: Said, begun: list[Asked]
     first = logged(storage, "abc", done="ab")
     logged(storage, "c", done="c", parent=first)
     code, said, _ = dub("rerun")
-    assert (code, "all 3 films are there, nothing to rerun" in said, begun) == (0, True, [])
+    assert (code, "all 3 films exist, nothing to rerun" in said, begun) == (0, True, [])
     dub("rerun", "--only", "all")
     assert begun[0].ids == {"a", "b", "c"}
 
@@ -196,7 +196,7 @@ def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off
     code, said, _ = dub("rerun")
     assert (code, begun[0].ids, begun[0].forced_rerun) == (0, {"b", "d"}, OF_TODAY)
     assert begun[0].forced_rerun.id == "of today"
-    assert "going on with what was begun: segments 0 made again from window 3 on: blinks" in said
+    assert "continuing the forced rerun: segments 0 made again from window 3 on: blinks" in said
     dub("rerun", "--run", second)
     assert (begun[1].ids, begun[1].forced_rerun) == ({"b"}, OF_TODAY)
     dub("rerun", "--ids", "b")
@@ -220,7 +220,7 @@ def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--segments", "0", "--reason", "x"], "say of which, such as --ids a,b"),
+        (["--segments", "0", "--reason", "x"], "name it, such as --ids a,b"),
         (["--ids", "a", "--windows", "3:", "--reason", "x"], "such as --segments 0"),
         (["--ids", "a", "--reason", "x"], "such as --segments 0"),
         (["--ids", "a", "--segments", "0"], "--reason"),
@@ -228,7 +228,7 @@ def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], 
         (["--ids", "a", "--segments", "0;1", "--reason", "x"], "with commas between"),
         (["--ids", "a", "--segments", "-1", "--reason", "x"], "with commas between"),
         (["--ids", "a", "--segments", "0", "--windows", "3", "--reason", "x"], "wanted K: such as 3:"),
-        (["--ids", "a", "--segments", "0", "--windows", "3:5", "--reason", "x"], "each begins with the end of the one before"),
+        (["--ids", "a", "--segments", "0", "--windows", "3:5", "--reason", "x"], "begin with frames of the one before"),
     ],
 )
 def test_a_surgery_that_is_not_clear_is_refused(dub: Said, begun: list[Asked], storage: Storage, words: list[str], told: str):
@@ -310,7 +310,7 @@ def test_failures_tells_of_rows_that_have_no_id(dub: Said, storage: Storage):
 def test_failures_of_a_whole_run_are_none(dub: Said, storage: Storage):
     logged(storage, "ab", done="ab")
     code, said, _ = dub("failures")
-    assert (code, "all 2 films are there" in said) == (0, True)
+    assert (code, "all 2 films exist" in said) == (0, True)
 
 
 # -- replay -----------------------------------------------------------------------------------------------------------
