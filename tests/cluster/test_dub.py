@@ -37,7 +37,7 @@ INTERVIEW = {
 
 
 @dataclass
-class ActorSlot:
+class DubCommand:
     """A user's working folder."""
 
     folder: Path
@@ -69,8 +69,8 @@ class ActorSlot:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> ActorSlot:
-    return ActorSlot(tmp_path)
+def cli(tmp_path: Path) -> DubCommand:
+    return DubCommand(tmp_path)
 
 
 def sha256(path: Path) -> str:
@@ -98,85 +98,85 @@ def made(events: list[dict[str, Any]], what: str) -> Counter[str]:
     return Counter(event["stage"] for event in events if event["what"] == what)
 
 
-def test_a_catalogue_becomes_films_and_only_what_is_missing_is_done_again(desk, storage_settings):
+def test_a_catalogue_becomes_films_and_only_what_is_missing_is_done_again(cli, storage_settings):
     broken = {"id": "broken", "source": "broken.mp4", "speech": "guest.flac"}
-    catalogue = desk.catalogue(PORTRAIT, FOOTAGE, INTERVIEW, broken)
-    (desk.folder / "broken.mp4").write_text("this is no film")
+    catalogue = cli.catalogue(PORTRAIT, FOOTAGE, INTERVIEW, broken)
+    (cli.folder / "broken.mp4").write_text("this is no film")
 
-    first = desk.dub("run", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=2")
+    first = cli.dub("run", f"catalogue={catalogue}", cli.root(), "generate.sampler.steps=2")
     assert first.returncode == 2, first.stderr
     assert "broken: ingest failed (input)" in first.stderr
-    films = {name: desk.folder / "out" / "films" / f"{name}.mp4" for name in ("portrait", "footage", "interview")}
+    films = {name: cli.folder / "out" / "films" / f"{name}.mp4" for name in ("portrait", "footage", "interview")}
     assert frames(films["footage"]).shape[0] == 140  # 168 frames at 30 a second are 5.6 s, at 25 a second 140
     assert frames(films["portrait"]).shape[0] == round(52622 / 22050 * 25)
     assert frames(films["interview"]).shape[0] == round((52921 + 52622) / 22050 * 25)
     given = sound(DEMO / "guest.flac")
     delivered = sound(films["portrait"])
     assert np.array_equal(delivered[: len(given)], given[: len(delivered)])  # the given speech, sample by sample
-    sidecar = json.loads((desk.folder / "out" / "films" / "portrait.json").read_text())
+    sidecar = json.loads((cli.folder / "out" / "films" / "portrait.json").read_text())
     assert sidecar["film"]["sha256"] == sha256(films["portrait"])
     assert sidecar["job"]["seed"] == 7
     before = {name: sha256(path) for name, path in films.items()}
 
-    again = desk.dub("run", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=2")
+    again = cli.dub("run", f"catalogue={catalogue}", cli.root(), "generate.sampler.steps=2")
     assert again.returncode == 2
-    assert made(desk.events(storage_settings), "finished") == Counter()  # the broken one is tried, and nothing else
-    assert made(desk.events(storage_settings), "failed") == Counter(ingest=1)
+    assert made(cli.events(storage_settings), "finished") == Counter()  # the broken one is tried, and nothing else
+    assert made(cli.events(storage_settings), "failed") == Counter(ingest=1)
 
-    status = desk.dub("status", desk.root())
+    status = cli.dub("status", cli.root())
     assert status.returncode == 0
     assert "3 done" in status.stdout
     assert "1 failed" in status.stdout
     assert "dub rerun --run" in status.stdout
 
-    (desk.folder / "broken.mp4").write_bytes((DEMO / "footage.mp4").read_bytes())  # mended by its owner; silence follows the shorter speech
-    rerun = desk.dub("rerun", desk.root())
+    (cli.folder / "broken.mp4").write_bytes((DEMO / "footage.mp4").read_bytes())  # mended by its owner; silence follows the shorter speech
+    rerun = cli.dub("rerun", cli.root())
     assert rerun.returncode == 0, rerun.stderr
-    assert {event["job"] for event in desk.events(storage_settings)} == {"broken"}
-    assert (desk.folder / "out" / "films" / "broken.mp4").is_file()
+    assert {event["job"] for event in cli.events(storage_settings)} == {"broken"}
+    assert (cli.folder / "out" / "films" / "broken.mp4").is_file()
     assert {name: sha256(path) for name, path in films.items()} == before
 
-    nothing = desk.dub("rerun", desk.root())
+    nothing = cli.dub("rerun", cli.root())
     assert nothing.returncode == 0
     assert "nothing to rerun" in nothing.stdout
 
 
-def test_a_sweep_shares_what_the_sampler_does_not_touch(desk, storage_settings):
-    catalogue = desk.catalogue(PORTRAIT)
-    done = desk.dub("run", "-m", f"catalogue={catalogue}", desk.root(), "generate.sampler.steps=1,2", "pools=inline")
+def test_a_sweep_shares_what_the_sampler_does_not_touch(cli, storage_settings):
+    catalogue = cli.catalogue(PORTRAIT)
+    done = cli.dub("run", "-m", f"catalogue={catalogue}", cli.root(), "generate.sampler.steps=1,2", "pools=inline")
     assert done.returncode == 0, done.stderr
-    films = [desk.folder / "out" / "films" / f"generate.sampler.steps={steps}" / "portrait.mp4" for steps in (1, 2)]
+    films = [cli.folder / "out" / "films" / f"generate.sampler.steps={steps}" / "portrait.mp4" for steps in (1, 2)]
     assert sha256(films[0]) != sha256(films[1])
-    assert made(desk.events(storage_settings), "finished") == Counter(generate=1, assemble=1, publish=1)
-    assert made(desk.events(storage_settings), "reused") == Counter(ingest=1, segment=1, listen=1, condition=1)
+    assert made(cli.events(storage_settings), "finished") == Counter(generate=1, assemble=1, publish=1)
+    assert made(cli.events(storage_settings), "reused") == Counter(ingest=1, segment=1, listen=1, condition=1)
 
 
 @pytest.mark.parametrize("server", ["moto_server", "swift_server"])
-def test_the_same_films_come_out_over_s3(desk, request, server):
+def test_the_same_films_come_out_over_s3(cli, request, server):
     s3: S3Server = request.getfixturevalue(server)
     bucket, filesystem = s3.bucket(), s3.filesystem()
     quick = ("generate.sampler.steps=1", "pools=inline" if server == "moto_server" else "pools=local")
-    local = desk.dub("run", f"catalogue={desk.catalogue(PORTRAIT)}", desk.root(), "generate.sampler.steps=1", "pools=inline")
+    local = cli.dub("run", f"catalogue={cli.catalogue(PORTRAIT)}", cli.root(), "generate.sampler.steps=1", "pools=inline")
     assert local.returncode == 0, local.stderr
     for name in ("astronaut.jpg", "guest.flac", "catalogue.jsonl"):
-        filesystem.put_file(str(desk.folder / name), f"{bucket}/in/{name}")
+        filesystem.put_file(str(cli.folder / name), f"{bucket}/in/{name}")
 
     words = [f"catalogue=s3://{bucket}/in/catalogue.jsonl", *s3.overrides(bucket), *quick]
-    remote = desk.dub("run", *words, env=s3.env)
+    remote = cli.dub("run", *words, env=s3.env)
     assert remote.returncode == 0, remote.stderr
     film = filesystem.cat_file(f"{bucket}/dub/films/portrait.mp4")
     sidecar = json.loads(filesystem.cat_file(f"{bucket}/dub/films/portrait.json"))
     assert hashlib.sha256(film).hexdigest() == sidecar["film"]["sha256"]
-    assert hashlib.sha256(film).hexdigest() == sha256(desk.folder / "out" / "films" / "portrait.mp4")  # one thread or two, here or there
+    assert hashlib.sha256(film).hexdigest() == sha256(cli.folder / "out" / "films" / "portrait.mp4")  # one thread or two, here or there
 
-    again = desk.dub("run", *words, env=s3.env)
+    again = cli.dub("run", *words, env=s3.env)
     assert again.returncode == 0
     assert "nothing to do" in again.stderr
 
 
-def windows(told: list[str]) -> Counter[str]:
+def windows(lines: list[str]) -> Counter[str]:
     """How often each window of each segment was made, by the lines of one run or several."""
-    return Counter(found[0] for line in told if (found := re.search(r"job=.* generate window \d+/\d+", line)))
+    return Counter(found[0] for line in lines if (found := re.search(r"job=.* generate window \d+/\d+", line)))
 
 
 def ranks_at_work(driver: int) -> list[psutil.Process]:
@@ -190,47 +190,47 @@ def ranks_at_work(driver: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("ranks", ["single", "ulysses_2"])
-def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(desk, ranks):
-    catalogue = desk.catalogue(PORTRAIT)
+def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(cli, ranks):
+    catalogue = cli.catalogue(PORTRAIT)
     words = [f"catalogue={catalogue}", f"generate/parallel={ranks}"]
-    calm = desk.dub("run", *words, desk.root("calm"), *(["pools=inline"] if ranks == "single" else []))
-    assert calm.returncode == 0, calm.stderr
+    undisturbed = cli.dub("run", *words, cli.root("undisturbed"), *(["pools=inline"] if ranks == "single" else []))
+    assert undisturbed.returncode == 0, undisturbed.stderr
 
-    run = subprocess.Popen(desk.command("run", *words, desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(cli.command("run", *words, cli.root()), cwd=cli.folder, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
-    told = []
+    lines = []
     for line in run.stderr:
-        told.append(line)
+        lines.append(line)
         if "generate window 1/" in line:
             ranks_at_work(run.pid)[-1].send_signal(signal.SIGKILL)
             break
-    told += run.stderr.readlines()
-    assert run.wait(HANGING_SECONDS) == 0, "".join(told)
-    assert "attempt 1 failed (gang_lost)" in "".join(told)
-    assert set(windows(told).values()) == {1}, "".join(told)  # the next gang goes on behind the first window
-    assert sha256(desk.folder / "out" / "films" / "portrait.mp4") == sha256(desk.folder / "calm" / "films" / "portrait.mp4")
+    lines += run.stderr.readlines()
+    assert run.wait(HANGING_SECONDS) == 0, "".join(lines)
+    assert "attempt 1 failed (gang_lost)" in "".join(lines)
+    assert set(windows(lines).values()) == {1}, "".join(lines)  # the next gang goes on behind the first window
+    assert sha256(cli.folder / "out" / "films" / "portrait.mp4") == sha256(cli.folder / "undisturbed" / "films" / "portrait.mp4")
 
 
-def test_told_to_stop_a_run_finishes_its_windows_and_goes_on_from_there(desk, storage_settings):
-    catalogue = desk.catalogue(FOOTAGE)
-    run = subprocess.Popen(desk.command("run", f"catalogue={catalogue}", desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
+def test_a_stopped_run_finishes_its_windows_and_continues_from_there(cli, storage_settings):
+    catalogue = cli.catalogue(FOOTAGE)
+    run = subprocess.Popen(cli.command("run", f"catalogue={catalogue}", cli.root()), cwd=cli.folder, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
-    told = []
+    lines = []
     for line in run.stderr:
-        told.append(line)
+        lines.append(line)
         if "generate window 1/" in line:
             run.send_signal(signal.SIGTERM)
             break
-    told += run.stderr.readlines()
-    assert run.wait(HANGING_SECONDS) == 3, "".join(told)
-    assert "stopped before all was done" in "".join(told)
-    assert not (desk.folder / "out" / "films").exists()
+    lines += run.stderr.readlines()
+    assert run.wait(HANGING_SECONDS) == 3, "".join(lines)
+    assert "stopped before all was done" in "".join(lines)
+    assert not (cli.folder / "out" / "films").exists()
 
-    on = desk.dub("rerun", desk.root())
+    on = cli.dub("rerun", cli.root())
     assert on.returncode == 0, on.stderr
-    assert made(desk.events(storage_settings), "reused")["ingest"] == 1
-    assert set(windows(told + on.stderr.splitlines()).values()) == {1}, "".join(told) + on.stderr
-    assert (desk.folder / "out" / "films" / "footage.mp4").is_file()
+    assert made(cli.events(storage_settings), "reused")["ingest"] == 1
+    assert set(windows(lines + on.stderr.splitlines()).values()) == {1}, "".join(lines) + on.stderr
+    assert (cli.folder / "out" / "films" / "footage.mp4").is_file()
 
 
 def committed(root: Path) -> set[str]:
@@ -243,63 +243,63 @@ def tally(entries: set[str]) -> Counter[tuple[str, str]]:
     return Counter((name.split("/")[1], "window" if "/_window." in name else "finished") for name in entries)
 
 
-def told_of(lines: list[str]) -> Counter[tuple[str, str]]:
+def counts_of(lines: list[str]) -> Counter[tuple[str, str]]:
     """The same, by the lines of a run: each follows its entry."""
     found = (re.search(r"job=\S+(?: segment=\d+)? (\w+) (window|finished)", line) for line in lines)
     return Counter((line[1], line[2]) for line in found if line)
 
 
-def test_a_killed_driver_costs_nothing_that_was_committed(desk):
-    catalogue = desk.catalogue(FOOTAGE)
+def test_a_killed_driver_costs_nothing_that_was_committed(cli):
+    catalogue = cli.catalogue(FOOTAGE)
     words = [f"catalogue={catalogue}", "pools=inline"]
-    calm = desk.dub("run", *words, desk.root("calm"))
-    assert calm.returncode == 0, calm.stderr
-    root, before = desk.folder / "out", set[str]()
+    undisturbed = cli.dub("run", *words, cli.root("undisturbed"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    root, before = cli.folder / "out", set[str]()
     for sign in ("ingest finished", "generate window 1/", "generate window 2/", "assemble finished"):
-        run = subprocess.Popen(desk.command("run", *words, desk.root()), cwd=desk.folder, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(cli.command("run", *words, cli.root()), cwd=cli.folder, stderr=subprocess.PIPE, text=True)
         assert run.stderr is not None
-        told = []
+        lines = []
         for line in run.stderr:
-            told.append(line)
+            lines.append(line)
             if sign in line:
                 run.kill()
                 break
-        told += run.stderr.readlines()
+        lines += run.stderr.readlines()
         run.wait(HANGING_SECONDS)
         after = committed(root)
-        assert told_of(told) <= tally(after - before), "".join(told)  # what was there is not made again; the kill may have come before a line
+        assert counts_of(lines) <= tally(after - before), "".join(lines)  # what was there is not made again; the kill may have come before a line
         before = after
-    last = desk.dub("run", *words, desk.root())
+    last = cli.dub("run", *words, cli.root())
     assert last.returncode == 0, last.stderr
-    assert told_of(last.stderr.splitlines()) == tally(committed(root) - before), last.stderr
-    assert committed(root) == committed(desk.folder / "calm")
-    assert sha256(desk.folder / "out" / "films" / "footage.mp4") == sha256(desk.folder / "calm" / "films" / "footage.mp4")
+    assert counts_of(last.stderr.splitlines()) == tally(committed(root) - before), last.stderr
+    assert committed(root) == committed(cli.folder / "undisturbed")
+    assert sha256(cli.folder / "out" / "films" / "footage.mp4") == sha256(cli.folder / "undisturbed" / "films" / "footage.mp4")
 
 
-def test_a_gang_of_two_makes_the_same_film(desk):
-    catalogue = desk.catalogue(INTERVIEW)
-    one = desk.dub("run", f"catalogue={catalogue}", desk.root("one"), "generate.sampler.steps=2", "pools=inline")
-    two = desk.dub("run", f"catalogue={catalogue}", desk.root("two"), "generate.sampler.steps=2", "generate/parallel=ulysses_2")
+def test_a_gang_of_two_makes_the_same_film(cli):
+    catalogue = cli.catalogue(INTERVIEW)
+    one = cli.dub("run", f"catalogue={catalogue}", cli.root("one"), "generate.sampler.steps=2", "pools=inline")
+    two = cli.dub("run", f"catalogue={catalogue}", cli.root("two"), "generate.sampler.steps=2", "generate/parallel=ulysses_2")
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    alone, shared = (generated(desk.folder / root) for root in ("one", "two"))
+    alone, shared = (generated(cli.folder / root) for root in ("one", "two"))
     assert alone.shape == shared.shape
     assert np.abs(alone - shared).mean() < 0.05  # levels of 255: two ranks may add up in another order than one
     assert np.abs(alone - alone[::-1]).mean() > 1  # other frames would show
 
 
-def test_impossible_requests_are_refused_before_anything_starts(desk):
+def test_impossible_requests_are_refused_before_anything_starts(cli):
     good, unknown = PORTRAIT, {**PORTRAIT, "id": "second", "speach": "guest.flac"}
-    catalogue = desk.catalogue(good, unknown, good)
+    catalogue = cli.catalogue(good, unknown, good)
     for words, message in (
         ((f"catalogue={catalogue}",), "bad rows"),
-        ((f"catalogue={desk.folder}/none.jsonl",), "none.jsonl"),
+        ((f"catalogue={cli.folder}/none.jsonl",), "none.jsonl"),
         ((), "catalogue: needs a value"),
         ((f"catalogue={catalogue}", "generate.sampler.stepz=3"), "did you mean steps?"),
         ((f"catalogue={catalogue}", "generate.sampler.steps=many"), "generate.sampler.steps"),
         ((f"catalogue={catalogue}", "generate.model.window_frames=80"), "take 77 or 81"),
     ):
-        refused = desk.dub("run", desk.root(), *words)
+        refused = cli.dub("run", cli.root(), *words)
         assert refused.returncode == 4, (words, refused.stderr)
         assert message in refused.stderr
         assert "Traceback" not in refused.stderr
-    assert not (desk.folder / "out" / "cas").exists()
+    assert not (cli.folder / "out" / "cas").exists()

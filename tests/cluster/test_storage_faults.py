@@ -151,7 +151,7 @@ def test_weather_of_one_seed_is_the_same_weather(way: Way):
 # -- processes that die -----------------------------------------------------------------------------------------------
 
 
-def test_a_process_killed_in_mid_upload_leaves_nothing_that_is_not_swept(either_way: Way, tmp_path: Path):
+def test_what_a_process_killed_during_an_upload_leaves_is_collected(either_way: Way, tmp_path: Path):
     storage, proxy = either_way.storage, either_way.proxy
     (tmp_path / "big").write_bytes(bytes(11 * MIB))
     storage.put("big", b"before")
@@ -195,7 +195,7 @@ def test_listings_of_many_pages_are_whole(way: Way, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.timeout(2 * HANGING_SECONDS)
-def test_a_run_in_bad_weather_makes_the_same_film_and_leaves_nothing_behind(way: Way, calm: Calm, tmp_path: Path):
+def test_a_run_with_storage_faults_makes_the_same_film_and_leaves_no_garbage(way: Way, calm: Calm, tmp_path: Path):
     through = replace(way.server, endpoint=way.proxy.endpoint).overrides(way.bucket)
 
     def dub(verb: str, *words: str) -> str:

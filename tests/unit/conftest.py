@@ -15,7 +15,7 @@ from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput
 from infinitedub.stages.records import Artifact
 from tests.unit.ingesting import gradient
-from tests.unit.scripted import Rehearsal
+from tests.unit.scripted import ScriptedRun
 
 T = TypeVar("T")
 
@@ -193,5 +193,5 @@ def frame_numbers() -> Callable[[Path], list[int]]:
 
 
 @pytest.fixture
-def rehearsal(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
-    return Rehearsal(tmp_path, storage, monkeypatch)
+def scripted_run(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> ScriptedRun:
+    return ScriptedRun(tmp_path, storage, monkeypatch)

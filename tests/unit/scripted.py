@@ -63,11 +63,11 @@ Called = tuple[str, str | None, int | None]  # verb, job where it is known, segm
 
 
 class Scripted:
-    """Any of the verbs: makes small records, and notes that it was called. `trouble` says when it fails."""
+    """Any of the verbs: makes small records, and notes that it was called. `error_for` says which error a call raises, if any."""
 
-    def __init__(self, verb: str, config: ScriptedSettings, calls: list[Called], trouble: Callable[[Called], Exception | None]) -> None:
+    def __init__(self, verb: str, config: ScriptedSettings, calls: list[Called], error_for: Callable[[Called], Exception | None]) -> None:
         self.verb, self.config = verb, config
-        self.calls, self.trouble = calls, trouble
+        self.calls, self.error_for = calls, error_for
 
     def open(self, rank: Rank) -> None:
         pass
@@ -80,7 +80,7 @@ class Scripted:
         segment = next((record.index for record in records if isinstance(record, Segment)), None)
         called = (self.verb, job, segment)
         self.calls.append(called)
-        if error := self.trouble(called):
+        if error := self.error_for(called):
             raise error
         return getattr(self, f"_{self.verb}")(*records, files=files)
 
@@ -124,14 +124,14 @@ class Scripted:
         return Receipt(files.deliver(path, f"films/{job.id}.mp4"), film.file.sha256, film.file.bytes, sidecar)
 
 
-class Rehearsal:
+class ScriptedRun:
     """Runs jobs with scripted stages."""
 
     def __init__(self, folder: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.storage = folder, storage
         self.calls: list[Called] = []
         self.clusters = 0
-        self.trouble: Callable[[Called], Exception | None] = lambda called: None
+        self.error_for: Callable[[Called], Exception | None] = lambda called: None
         self.steps = dict.fromkeys(RESULTS, 4)
         self.weights = folder / "weights"
         self.weights.write_text("first training")
@@ -142,7 +142,7 @@ class Rehearsal:
     def verbs(self) -> dict[str, StageSpec]:
         def stage(name: str) -> Scripted:
             weights = str(self.weights) if name == "generate" else "bundled:tiny"
-            return Scripted(name, ScriptedSettings(steps=self.steps[name], weights=weights), self.calls, self.trouble)
+            return Scripted(name, ScriptedSettings(steps=self.steps[name], weights=weights), self.calls, self.error_for)
 
         return {name: StageSpec(name, stage(name), result) for name, result in RESULTS.items()}
 

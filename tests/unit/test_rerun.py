@@ -177,9 +177,7 @@ def test_what_is_there_can_be_made_anew(dub: Said, begun: list[Asked], storage: 
         ("a,b", "blinks once more", "", False),
     ],
 )
-def test_a_surgery_that_did_not_come_to_its_end_goes_on(
-    dub: Said, begun: list[Asked], storage: Storage, ids: str, reason: str, done: str, goes_on: bool
-):
+def test_an_unfinished_forced_rerun_continues(dub: Said, begun: list[Asked], storage: Storage, ids: str, reason: str, done: str, goes_on: bool):
     """What it has made anew by then is not made once more."""
     first = logged(storage, "abc", done="abc")
     logged(storage, "ab", done=done, parent=first, forced_rerun=OF_TODAY.to_json())
@@ -189,7 +187,7 @@ def test_a_surgery_that_did_not_come_to_its_end_goes_on(
     assert (begun[0].forced_rerun.id == "of today") is goes_on
 
 
-def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off(dub: Said, begun: list[Asked], storage: Storage):
+def test_a_rerun_of_missing_films_continues_the_interrupted_forced_rerun(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "abcd", done="abc")
     second = logged(storage, "ab", done="a", parent=first, forced_rerun=OF_TODAY.to_json())
     logged(storage, "c", done="c", parent=second)
@@ -209,7 +207,7 @@ def test_a_rerun_of_what_is_missing_goes_on_with_the_surgery_that_was_broken_off
     assert begun[5].forced_rerun is None  # made anew, and there
 
 
-def test_a_surgery_whose_films_are_there_is_over(dub: Said, begun: list[Asked], storage: Storage):
+def test_a_forced_rerun_whose_films_exist_is_over(dub: Said, begun: list[Asked], storage: Storage):
     first = logged(storage, "abc", done="ab")
     second = logged(storage, "ab", parent=first, forced_rerun=OF_TODAY.to_json())
     logged(storage, "abc", done="ab", parent=second)

@@ -16,102 +16,102 @@ from infinitedub.pipeline.run import driver
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.state.run_log import read_run
 from infinitedub.stages.errors import BadInput
-from tests.unit.scripted import Called, Rehearsal
+from tests.unit.scripted import Called, ScriptedRun
 
 
-def test_a_segment_that_broke_off_is_taken_up_behind_its_last_window(rehearsal: Rehearsal):
-    rehearsal.trouble = lambda called: BadInput("the assembler's") if called[0] == "assemble" else None
-    rehearsal.dub(rehearsal.job("a"))
-    assert sorted(rehearsal.windows()) == [(0, 0), (1, 0), (1, 1)]
-    (commit,) = Path(rehearsal.storage.root).glob("cas/generate/*/*/_window.00001.json")
+def test_an_interrupted_segment_continues_after_its_last_window(scripted_run: ScriptedRun):
+    scripted_run.error_for = lambda called: BadInput("the assembler's") if called[0] == "assemble" else None
+    scripted_run.dub(scripted_run.job("a"))
+    assert sorted(scripted_run.windows()) == [(0, 0), (1, 0), (1, 1)]
+    (commit,) = Path(scripted_run.storage.root).glob("cas/generate/*/*/_window.00001.json")
     commit.unlink()
-    for clip in Path(rehearsal.storage.root).glob("cas/generate/*/*/_commit.json"):
+    for clip in Path(scripted_run.storage.root).glob("cas/generate/*/*/_commit.json"):
         clip.unlink()
-    rehearsal.trouble = lambda called: None
-    assert rehearsal.dub(rehearsal.job("a")).done.keys() == {"a"}
-    assert rehearsal.windows() == [(1, 1)]
+    scripted_run.error_for = lambda called: None
+    assert scripted_run.dub(scripted_run.job("a")).done.keys() == {"a"}
+    assert scripted_run.windows() == [(1, 1)]
 
 
 @pytest.mark.parametrize("changed", ["setting", "weights", "seed", "input"])
-def test_windows_of_another_film_are_not_taken_up(rehearsal: Rehearsal, changed: str):
+def test_windows_of_another_film_are_not_reused(scripted_run: ScriptedRun, changed: str):
     """Though their segment was never finished."""
-    job = rehearsal.job("a")
-    rehearsal.dub(job)
-    for clip in Path(rehearsal.storage.root).glob("cas/generate/*/*/_commit.json"):
+    job = scripted_run.job("a")
+    scripted_run.dub(job)
+    for clip in Path(scripted_run.storage.root).glob("cas/generate/*/*/_commit.json"):
         clip.unlink()
     if changed == "setting":
-        rehearsal.steps["generate"] = 8
+        scripted_run.steps["generate"] = 8
     elif changed == "weights":
-        rehearsal.weights.write_text("other training")
+        scripted_run.weights.write_text("other training")
     elif changed == "seed":
         job = replace(job, seed=8)
     else:
         Path(job.material.picture).write_text("another face")
-    assert rehearsal.dub(job).done.keys() == {"a"}
-    assert len(rehearsal.windows()) == 3
+    assert scripted_run.dub(job).done.keys() == {"a"}
+    assert len(scripted_run.windows()) == 3
 
 
 @pytest.mark.parametrize(
     ("segments", "first_window", "windows"), [({1}, 1, [(1, 1)]), ({1}, 0, [(1, 0), (1, 1)]), (None, 0, [(1, 0), (1, 1), (0, 0)]), ({0}, 0, [(0, 0)])]
 )
-def test_forced_windows_are_made_anew_to_the_end_of_their_segment_and_nothing_else(rehearsal: Rehearsal, segments, first_window, windows):
-    before = rehearsal.dub(rehearsal.job("a"))
+def test_forced_windows_are_made_again_to_the_end_of_their_segment_and_nothing_else(scripted_run: ScriptedRun, segments, first_window, windows):
+    before = scripted_run.dub(scripted_run.job("a"))
     film = Path(before.done["a"]).read_bytes()
     forced_rerun = ForcedRerun(frozenset("a"), None if segments is None else frozenset(segments), first_window, "she blinks")
-    after = rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun)
-    assert sorted(rehearsal.windows()) == sorted(windows)
-    assert rehearsal.called() == Counter(generate=len({segment for segment, _ in windows}))  # the same bits: the film is there already
+    after = scripted_run.dub(scripted_run.job("a"), forced_rerun=forced_rerun)
+    assert sorted(scripted_run.windows()) == sorted(windows)
+    assert scripted_run.called() == Counter(generate=len({segment for segment, _ in windows}))  # the same bits: the film is there already
     assert Path(after.done["a"]).read_bytes() == film
-    assert read_run(rehearsal.storage, after.run)["forced_rerun"] == {
+    assert read_run(scripted_run.storage, after.run)["forced_rerun"] == {
         "jobs": ["a"],
         "segments": None if segments is None else sorted(segments),
         "first_window": first_window,
         "reason": "she blinks",
         "id": "",
     }
-    withdrawn = [path.read_text() for path in Path(rehearsal.storage.root).glob("cas/generate/*/*/_*.1.json")]
+    withdrawn = [path.read_text() for path in Path(scripted_run.storage.root).glob("cas/generate/*/*/_*.1.json")]
     assert len(withdrawn) == len(windows) + len({segment for segment, _ in windows})
     assert all("she blinks" in entry for entry in withdrawn)
-    assert rehearsal.dub(rehearsal.job("a")).worked == 0
+    assert scripted_run.dub(scripted_run.job("a")).worked == 0
 
 
-def test_jobs_that_a_surgery_is_not_of_stay_as_they_are(rehearsal: Rehearsal):
-    rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"))
-    rehearsal.windows()
-    assert rehearsal.dub(
-        rehearsal.job("a"), rehearsal.job("b"), forced_rerun=ForcedRerun(frozenset("b"), frozenset({1}), 1, "she blinks")
+def test_a_forced_rerun_leaves_other_jobs_alone(scripted_run: ScriptedRun):
+    scripted_run.dub(scripted_run.job("a"), scripted_run.job("b"))
+    scripted_run.windows()
+    assert scripted_run.dub(
+        scripted_run.job("a"), scripted_run.job("b"), forced_rerun=ForcedRerun(frozenset("b"), frozenset({1}), 1, "she blinks")
     ).done.keys() == {
         "a",
         "b",
     }
-    assert rehearsal.windows() == [(1, 1)]
+    assert scripted_run.windows() == [(1, 1)]
 
 
-def test_a_surgery_that_was_stopped_goes_on_behind_what_it_has_made_anew(rehearsal: Rehearsal):
-    rehearsal.dub(rehearsal.job("a"))
+def test_a_stopped_forced_rerun_continues_after_the_windows_it_has_made(scripted_run: ScriptedRun):
+    scripted_run.dub(scripted_run.job("a"))
     forced_rerun = ForcedRerun(frozenset("a"), frozenset({1}), 0, "she blinks", "of today")
-    rehearsal.trouble = lambda called: os.kill(os.getpid(), signal.SIGTERM) if called[0] == "generate" else None
-    assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).stopped
-    assert rehearsal.windows() == [(1, 0)]
-    rehearsal.trouble = lambda called: None
-    assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
-    assert rehearsal.windows() == [(1, 1)]
-    rehearsal.dub(rehearsal.job("a"), forced_rerun=replace(forced_rerun, id="of tomorrow"))
-    assert rehearsal.windows() == [(1, 0), (1, 1)]
+    scripted_run.error_for = lambda called: os.kill(os.getpid(), signal.SIGTERM) if called[0] == "generate" else None
+    assert scripted_run.dub(scripted_run.job("a"), forced_rerun=forced_rerun).stopped
+    assert scripted_run.windows() == [(1, 0)]
+    scripted_run.error_for = lambda called: None
+    assert scripted_run.dub(scripted_run.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
+    assert scripted_run.windows() == [(1, 1)]
+    scripted_run.dub(scripted_run.job("a"), forced_rerun=replace(forced_rerun, id="of tomorrow"))
+    assert scripted_run.windows() == [(1, 0), (1, 1)]
 
 
-def test_a_surgery_on_half_a_film_makes_nothing_twice(rehearsal: Rehearsal):
+def test_a_forced_rerun_of_half_a_film_makes_nothing_twice(scripted_run: ScriptedRun):
     """What it makes where nothing lay before is not older than it."""
-    rehearsal.trouble = lambda called: BadInput("half-way") if called[0] == "generate" and called[2] == 0 else None
-    rehearsal.dub(rehearsal.job("a"))
-    assert rehearsal.windows() == [(1, 0), (1, 1)]
+    scripted_run.error_for = lambda called: BadInput("half-way") if called[0] == "generate" and called[2] == 0 else None
+    scripted_run.dub(scripted_run.job("a"))
+    assert scripted_run.windows() == [(1, 0), (1, 1)]
     forced_rerun = ForcedRerun(frozenset("a"), None, 0, "a faulty GPU", "of today")
-    rehearsal.trouble = lambda called: BadInput("half-way") if called[0] == "assemble" else None
-    rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun)
-    assert sorted(rehearsal.windows()) == [(0, 0), (1, 0), (1, 1)]
-    rehearsal.trouble = lambda called: None
-    assert rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
-    assert rehearsal.windows() == []
+    scripted_run.error_for = lambda called: BadInput("half-way") if called[0] == "assemble" else None
+    scripted_run.dub(scripted_run.job("a"), forced_rerun=forced_rerun)
+    assert sorted(scripted_run.windows()) == [(0, 0), (1, 0), (1, 1)]
+    scripted_run.error_for = lambda called: None
+    assert scripted_run.dub(scripted_run.job("a"), forced_rerun=forced_rerun).done.keys() == {"a"}
+    assert scripted_run.windows() == []
 
 
 @pytest.mark.parametrize(
@@ -122,31 +122,31 @@ def test_a_surgery_on_half_a_film_makes_nothing_twice(rehearsal: Rehearsal):
         (ForcedRerun(frozenset("a"), None, 1, "why not"), "segment 0 has no window 1"),
     ],
 )
-def test_what_is_not_there_cannot_be_made_anew(rehearsal: Rehearsal, forced_rerun: ForcedRerun, said: str):
-    rehearsal.dub(rehearsal.job("a"))
-    (letter,) = rehearsal.dub(rehearsal.job("a"), forced_rerun=forced_rerun).failed
+def test_segments_and_windows_that_do_not_exist_cannot_be_made_again(scripted_run: ScriptedRun, forced_rerun: ForcedRerun, said: str):
+    scripted_run.dub(scripted_run.job("a"))
+    (letter,) = scripted_run.dub(scripted_run.job("a"), forced_rerun=forced_rerun).failed
     assert (letter.kind, letter.stage) == ("input", "segment")
     assert said in letter.reason
     assert "to make no segment again, use dub rerun --ids=a" in letter.reason
-    assert rehearsal.dub(rehearsal.job("a")).worked == 0
+    assert scripted_run.dub(scripted_run.job("a")).worked == 0
 
 
-def test_told_to_stop_a_run_ends_behind_the_window_it_is_at(rehearsal: Rehearsal):
+def test_a_stopped_run_ends_after_its_current_window(scripted_run: ScriptedRun):
     def stop_in_the_long_segment(called: Called) -> None:
         if called[0] == "generate":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    rehearsal.trouble = stop_in_the_long_segment
-    outcome = rehearsal.dub(rehearsal.job("a"), rehearsal.job("b"))
+    scripted_run.error_for = stop_in_the_long_segment
+    outcome = scripted_run.dub(scripted_run.job("a"), scripted_run.job("b"))
     assert (outcome.stopped, outcome.done, outcome.failed) == (True, {}, ())
-    assert len(rehearsal.windows()) == 1
-    rehearsal.trouble = lambda called: None
-    assert rehearsal.dub(rehearsal.job("a"), rehearsal.job("b")).done.keys() == {"a", "b"}
-    assert len(rehearsal.windows()) == 5
-    assert rehearsal.called()["generate"] == 4  # the one that was stopped among them
+    assert len(scripted_run.windows()) == 1
+    scripted_run.error_for = lambda called: None
+    assert scripted_run.dub(scripted_run.job("a"), scripted_run.job("b")).done.keys() == {"a", "b"}
+    assert len(scripted_run.windows()) == 5
+    assert scripted_run.called()["generate"] == 4  # the one that was stopped among them
 
 
-def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_signal_does_not_wait(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
     waited: list[str] = []
 
     class Endless:
@@ -169,7 +169,7 @@ def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.M
     monkeypatch.setattr(driver, "open_pools", lambda *_: {"ingest": Endless()})
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        outcome = rehearsal.dub(rehearsal.job("a"))
+        outcome = scripted_run.dub(scripted_run.job("a"))
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
@@ -177,7 +177,7 @@ def test_told_twice_it_does_not_wait(rehearsal: Rehearsal, monkeypatch: pytest.M
     assert (outcome.stopped, outcome.why, outcome.done, outcome.failed) == (True, "SIGTERM", {}, ())
 
 
-def test_told_three_times_it_does_not_wait_for_the_storage_either():
+def test_a_third_signal_kills_the_process():
     code = (
         "import asyncio, time\n"
         "from infinitedub.pipeline.run.stop import StopSignal\n"

@@ -14,65 +14,67 @@ from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.run.batch import run_catalogue
 from infinitedub.pipeline.state.run_log import latest_run, read_dead_letters, read_events, read_run, read_summary
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
-from tests.unit.scripted import SEGMENTS, Called, Rehearsal
+from tests.unit.scripted import SEGMENTS, Called, ScriptedRun
 
 
-def test_a_failing_segment_costs_its_film_and_nothing_else(rehearsal: Rehearsal):
-    rehearsal.trouble = lambda called: BadInput("nobody is to be seen") if called == ("generate", None, 0) else None
-    failed = rehearsal.dub(rehearsal.job("a"))
+def test_a_failing_segment_costs_its_film_and_nothing_else(scripted_run: ScriptedRun):
+    scripted_run.error_for = lambda called: BadInput("nobody is to be seen") if called == ("generate", None, 0) else None
+    failed = scripted_run.dub(scripted_run.job("a"))
     assert (failed.done, failed.stopped) == ({}, False)
     (letter,) = failed.failed
     assert (letter.job, letter.stage, letter.segment, letter.kind, letter.reason) == ("a", "generate", 0, "input", "nobody is to be seen")
     assert "nobody is to be seen" in letter.trace
     assert f"--run {failed.run} --ids a" in letter.repro
-    assert ("generate", None, 1) in rehearsal.calls  # the other segment is finished, for the rerun
-    assert read_dead_letters(rehearsal.storage, failed.run) == [letter]
-    summary = read_summary(rehearsal.storage, failed.run)
+    assert ("generate", None, 1) in scripted_run.calls  # the other segment is finished, for the rerun
+    assert read_dead_letters(scripted_run.storage, failed.run) == [letter]
+    summary = read_summary(scripted_run.storage, failed.run)
     assert summary is not None
     assert (summary["failed"], summary["stopped"]) == (["a"], False)
 
-    rehearsal.trouble = lambda called: None
-    mended = rehearsal.dub(rehearsal.job("a"))
+    scripted_run.error_for = lambda called: None
+    mended = scripted_run.dub(scripted_run.job("a"))
     assert list(mended.done) == ["a"]
-    assert [call for call in rehearsal.calls if call[0] == "generate"] == [("generate", None, 0)]
-    assert rehearsal.called() == Counter(generate=1, assemble=1, publish=1)
+    assert [call for call in scripted_run.calls if call[0] == "generate"] == [("generate", None, 0)]
+    assert scripted_run.called() == Counter(generate=1, assemble=1, publish=1)
 
 
 @pytest.mark.parametrize("error", [BadInput("bad"), ConfigError("bad"), RuntimeError("a bug")])
-def test_one_job_fails_and_the_others_go_on(rehearsal: Rehearsal, error: Exception):
-    rehearsal.trouble = lambda called: error if called == ("publish", "b", None) else None
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
+def test_one_job_fails_and_the_others_go_on(scripted_run: ScriptedRun, error: Exception):
+    scripted_run.error_for = lambda called: error if called == ("publish", "b", None) else None
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "abc"))
     assert sorted(outcome.done) == ["a", "c"]
     assert [letter.job for letter in outcome.failed] == ["b"]
-    ended = {event["job"]: event["what"] for event in read_events(rehearsal.storage, outcome.run) if event["what"].startswith("job_")}
+    ended = {event["job"]: event["what"] for event in read_events(scripted_run.storage, outcome.run) if event["what"].startswith("job_")}
     assert ended == {"a": "job_done", "b": "job_failed", "c": "job_done"}
 
 
-def test_the_same_bug_in_every_job_stops_the_run(rehearsal: Rehearsal):
-    rehearsal.trouble = lambda called: KeyError("a bug") if called[0] == "listen" else None
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdef"))
+def test_the_same_bug_in_every_job_stops_the_run(scripted_run: ScriptedRun):
+    scripted_run.error_for = lambda called: KeyError("a bug") if called[0] == "listen" else None
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "abcdef"))
     assert outcome.stopped
     assert "listen failed for 3 calls with the same error" in outcome.why
     assert [(letter.job, letter.kind) for letter in outcome.failed] == [("a", "code"), ("b", "code"), ("c", "code")]
 
 
-def test_an_odd_job_at_the_head_of_the_catalogue_does_not_stop_those_behind_it(rehearsal: Rehearsal):
+def test_an_unusual_first_job_does_not_stop_the_others(scripted_run: ScriptedRun):
     """It has as many segments as an error needs orders to be taken for everybody's, and nothing has worked before it."""
-    rehearsal.config = rehearsal.config.model_copy(update={"pools": rehearsal.config.pools.model_copy(update={"same_error_limit": len(SEGMENTS)})})
+    scripted_run.config = scripted_run.config.model_copy(
+        update={"pools": scripted_run.config.pools.model_copy(update={"same_error_limit": len(SEGMENTS)})}
+    )
     odd = len(SEGMENTS)
 
-    def trouble(called: Called) -> Exception | None:
-        return KeyError("odd") if called[0] == "generate" and sum(call[0] == "generate" for call in rehearsal.calls) <= odd else None
+    def error_for(called: Called) -> Exception | None:
+        return KeyError("odd") if called[0] == "generate" and sum(call[0] == "generate" for call in scripted_run.calls) <= odd else None
 
-    rehearsal.trouble = trouble
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
+    scripted_run.error_for = error_for
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "abc"))
     assert ([letter.job for letter in outcome.failed], sorted(outcome.done), outcome.stopped) == (["a"], ["b", "c"], False)
 
 
-def test_a_file_that_is_not_there_costs_one_film(rehearsal: Rehearsal):
-    gone = rehearsal.job("gone")
+def test_a_file_that_is_not_there_costs_one_film(scripted_run: ScriptedRun):
+    gone = scripted_run.job("gone")
     Path(gone.material.picture).unlink()
-    outcome = rehearsal.dub(gone, rehearsal.job("a"))
+    outcome = scripted_run.dub(gone, scripted_run.job("a"))
     assert list(outcome.done) == ["a"]
     (letter,) = outcome.failed
     assert (letter.job, letter.stage, letter.kind) == ("gone", "ingest", "input")
@@ -88,10 +90,10 @@ def patient(config: RunConfig, tries: int) -> RunConfig:
 @pytest.mark.parametrize("down", [1, 2, 3])
 @pytest.mark.parametrize("call", ["read", "stat_input"])
 def test_a_storage_that_fails_under_the_driver_has_the_budget_of_one_that_fails_under_a_stage(
-    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch, call: str, down: int
+    scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch, call: str, down: int
 ):
-    rehearsal.config = patient(rehearsal.config, 3)
-    real, failures = getattr(rehearsal.storage, call), []
+    scripted_run.config = patient(scripted_run.config, 3)
+    real, failures = getattr(scripted_run.storage, call), []
 
     def failing(name: str) -> Any:
         if len(failures) < down and (call == "stat_input" or name.startswith("cas/listen")):
@@ -99,55 +101,55 @@ def test_a_storage_that_fails_under_the_driver_has_the_budget_of_one_that_fails_
             raise Transient("the bucket is on holiday")
         return real(name)
 
-    monkeypatch.setattr(rehearsal.storage, call, failing)
-    job = rehearsal.job("a")
+    monkeypatch.setattr(scripted_run.storage, call, failing)
+    job = scripted_run.job("a")
     job = replace(job, material=replace(job.material, speakers=()))  # one source, so that its tries can be counted
-    outcome = rehearsal.dub(job)
+    outcome = scripted_run.dub(job)
     assert [(letter.kind, letter.attempts) for letter in outcome.failed] == ([("storage", 3)] if down == 3 else [])
     assert ("on holiday" in outcome.failed[0].reason) if outcome.failed else outcome.done
 
 
-def test_a_source_that_the_settings_do_not_open_costs_one_film(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+def test_a_source_that_the_settings_do_not_open_costs_one_film(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
     """Such as one in a bucket of another region."""
-    stat = rehearsal.storage.stat_input
+    stat = scripted_run.storage.stat_input
 
     def region(uri: str) -> Any:
         if Path(uri).stem in "bdfhijkl":
             raise ConfigError(f"{uri}: wrong region or endpoint")
         return stat(uri)
 
-    monkeypatch.setattr(rehearsal.storage, "stat_input", region)
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdefg"))
+    monkeypatch.setattr(scripted_run.storage, "stat_input", region)
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "abcdefg"))
     assert (sorted(outcome.done), outcome.stopped) == (["a", "c", "e", "g"], False)
     assert [(letter.job, letter.stage, letter.kind) for letter in outcome.failed] == [(job, "ingest", "config") for job in "bdf"]
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "hijkl"))
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "hijkl"))
     assert (len(outcome.failed), outcome.stopped) == (3, True)
     assert "ingest failed for 3 calls with the same error" in outcome.why
 
 
-def test_every_bad_row_that_is_skipped_has_a_dead_letter(rehearsal: Rehearsal):
+def test_every_bad_row_that_is_skipped_has_a_dead_letter(scripted_run: ScriptedRun):
     bad = (BadRow(2, "b", ("no speech",)), BadRow(3, None, ("no JSON",)), BadRow(4, "../x" * 999, ("no id",)), BadRow(5, "b", ("no picture",)))
-    outcome = rehearsal.dub(rehearsal.job("a"), bad=bad)
-    letters = read_dead_letters(rehearsal.storage, outcome.run)
+    outcome = scripted_run.dub(scripted_run.job("a"), bad=bad)
+    letters = read_dead_letters(scripted_run.storage, outcome.run)
     assert {letter.job: letter.reason for letter in letters}.keys() == {"b", "line 3", "line 4"}
     assert {(letter.stage, letter.kind, letter.repro) for letter in letters} == {("catalogue", "input", "dub run catalogue=rows.jsonl")}
     assert "line 2 (b): no speech / line 5 (b): no picture" in [letter.reason for letter in letters]
-    assert read_run(rehearsal.storage, outcome.run)["bad"] == ["b", "b"]
+    assert read_run(scripted_run.storage, outcome.run)["bad"] == ["b", "b"]
 
 
-def test_an_error_in_bytes_that_are_no_text_is_told_by_their_escapes(rehearsal: Rehearsal):
+def test_an_error_in_bytes_that_are_no_text_is_told_by_their_escapes(scripted_run: ScriptedRun):
     """Such as a header that a server sends, or a file name of another age."""
-    rehearsal.trouble = lambda called: BadInput("the encoding \udcff") if called[0] == "listen" else None
-    outcome = rehearsal.dub(rehearsal.job("a"))
-    (letter,) = read_dead_letters(rehearsal.storage, outcome.run)
+    scripted_run.error_for = lambda called: BadInput("the encoding \udcff") if called[0] == "listen" else None
+    outcome = scripted_run.dub(scripted_run.job("a"))
+    (letter,) = read_dead_letters(scripted_run.storage, outcome.run)
     assert letter.reason == "the encoding \\udcff"
     assert "\\udcff" in letter.trace
-    assert [event["detail"] for event in read_events(rehearsal.storage, outcome.run) if event["what"] == "failed"] == [letter.reason]
+    assert [event["detail"] for event in read_events(scripted_run.storage, outcome.run) if event["what"] == "failed"] == [letter.reason]
 
 
-def test_a_dead_letter_that_the_storage_refuses_is_written_later(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
-    rehearsal.trouble = lambda called: BadInput("bad") if called == ("publish", "a", None) else None
-    put, refused = rehearsal.storage.put, []
+def test_a_dead_letter_that_the_storage_refuses_is_written_later(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
+    scripted_run.error_for = lambda called: BadInput("bad") if called == ("publish", "a", None) else None
+    put, refused = scripted_run.storage.put, []
 
     def failing(name: str, source: bytes | Path) -> str:
         if "/dead/" in name and not refused:
@@ -155,33 +157,33 @@ def test_a_dead_letter_that_the_storage_refuses_is_written_later(rehearsal: Rehe
             raise Transient("the bucket is on holiday")
         return put(name, source)
 
-    monkeypatch.setattr(rehearsal.storage, "put", failing)
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abc"))
+    monkeypatch.setattr(scripted_run.storage, "put", failing)
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "abc"))
     assert sorted(outcome.done) == ["b", "c"]
-    assert read_dead_letters(rehearsal.storage, outcome.run) == list(outcome.failed)
+    assert read_dead_letters(scripted_run.storage, outcome.run) == list(outcome.failed)
     assert [letter.job for letter in outcome.failed] == ["a"]
 
 
-def test_credentials_that_run_out_stop_the_run_with_what_it_has(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
+def test_credentials_that_run_out_stop_the_run_with_what_it_has(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
     """It is not refused: something was done."""
-    read = rehearsal.storage.read
+    read = scripted_run.storage.read
 
     def expired(name: str) -> bytes | None:
-        if name.startswith("cas/") and ("publish", "a", None) in rehearsal.calls:
+        if name.startswith("cas/") and ("publish", "a", None) in scripted_run.calls:
             raise ConfigError(f"{name}: ExpiredToken")
         return read(name)
 
-    monkeypatch.setattr(rehearsal.storage, "read", expired)
-    rehearsal.config = rehearsal.config.model_copy(update={"pools": rehearsal.config.pools.model_copy(update={"jobs_in_flight": 1})})
-    outcome = rehearsal.dub(*(rehearsal.job(name) for name in "abcdef"))
+    monkeypatch.setattr(scripted_run.storage, "read", expired)
+    scripted_run.config = scripted_run.config.model_copy(update={"pools": scripted_run.config.pools.model_copy(update={"jobs_in_flight": 1})})
+    outcome = scripted_run.dub(*(scripted_run.job(name) for name in "abcdef"))
     assert (list(outcome.done), [letter.kind for letter in outcome.failed], outcome.stopped) == (["a"], ["config"] * 3, True)
     assert "ExpiredToken" in outcome.why
-    assert read_summary(rehearsal.storage, outcome.run)["done"] == outcome.done
+    assert read_summary(scripted_run.storage, outcome.run)["done"] == outcome.done
 
 
-def test_a_log_whose_end_cannot_be_written_is_told(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch):
-    rehearsal.config = patient(rehearsal.config, 3)
-    put, refused = rehearsal.storage.put, []
+def test_a_log_whose_end_cannot_be_written_is_told(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
+    scripted_run.config = patient(scripted_run.config, 3)
+    put, refused = scripted_run.storage.put, []
 
     def failing(name: str, source: bytes | Path) -> str:
         if name.endswith("/summary.json") and len(refused) < down:
@@ -189,64 +191,66 @@ def test_a_log_whose_end_cannot_be_written_is_told(rehearsal: Rehearsal, monkeyp
             raise Transient("the bucket is on holiday")
         return put(name, source)
 
-    monkeypatch.setattr(rehearsal.storage, "put", failing)
+    monkeypatch.setattr(scripted_run.storage, "put", failing)
     down = 2
-    outcome = rehearsal.dub(rehearsal.job("a"))
+    outcome = scripted_run.dub(scripted_run.job("a"))
     assert (list(outcome.done), outcome.unlogged, len(refused)) == (["a"], "", 2)
     down = 9
-    outcome = rehearsal.dub(rehearsal.job("a"))
+    outcome = scripted_run.dub(scripted_run.job("a"))
     assert list(outcome.done) == ["a"]
     assert "on holiday" in outcome.unlogged
-    assert read_summary(rehearsal.storage, outcome.run) is None
-    assert "the end of its log could not be written" in summary(outcome, rehearsal.storage)
+    assert read_summary(scripted_run.storage, outcome.run) is None
+    assert "the end of its log could not be written" in summary(outcome, scripted_run.storage)
 
 
-def test_a_cluster_that_cannot_be_had_is_the_runs_failure(rehearsal: Rehearsal):
+def test_a_cluster_that_cannot_be_had_is_the_runs_failure(scripted_run: ScriptedRun):
     def unreachable() -> None:
         raise ConfigError("no Ray cluster could be had")
 
     with pytest.raises(ConfigError, match="no Ray cluster"):
-        asyncio.run(run_catalogue(rehearsal.config, Catalogue((rehearsal.job("a"),), ()), rehearsal.storage, unreachable, overrides=[], parent=None))
-    assert rehearsal.calls == []
+        asyncio.run(
+            run_catalogue(scripted_run.config, Catalogue((scripted_run.job("a"),), ()), scripted_run.storage, unreachable, overrides=[], parent=None)
+        )
+    assert scripted_run.calls == []
 
 
-def test_a_run_whose_cluster_cannot_be_had_leaves_the_run_before_as_the_latest(rehearsal: Rehearsal):
-    before = rehearsal.dub(rehearsal.job("a")).run
+def test_a_run_whose_cluster_cannot_be_had_leaves_the_run_before_as_the_latest(scripted_run: ScriptedRun):
+    before = scripted_run.dub(scripted_run.job("a")).run
 
     def unreachable() -> None:
         raise ConfigError("no Ray cluster could be had")
 
     with pytest.raises(ConfigError, match="no Ray cluster"):
-        catalogue = Catalogue((rehearsal.job("b"),), (BadRow(2, "c", ("no speech",)),))
-        asyncio.run(run_catalogue(rehearsal.config, catalogue, rehearsal.storage, unreachable, overrides=[], parent=None))
-    assert latest_run(rehearsal.storage) == before
-    assert rehearsal.storage.list("runs") == [before]
+        catalogue = Catalogue((scripted_run.job("b"),), (BadRow(2, "c", ("no speech",)),))
+        asyncio.run(run_catalogue(scripted_run.config, catalogue, scripted_run.storage, unreachable, overrides=[], parent=None))
+    assert latest_run(scripted_run.storage) == before
+    assert scripted_run.storage.list("runs") == [before]
 
 
-def test_a_run_whose_weights_are_missing_leaves_no_trace(rehearsal: Rehearsal):
-    rehearsal.weights.unlink()
+def test_a_run_whose_weights_are_missing_leaves_no_trace(scripted_run: ScriptedRun):
+    scripted_run.weights.unlink()
     with pytest.raises(ConfigError, match=r"weights does not exist"):
-        rehearsal.dub(rehearsal.job("a"))
-    assert rehearsal.storage.list("runs") == []
+        scripted_run.dub(scripted_run.job("a"))
+    assert scripted_run.storage.list("runs") == []
 
 
-def test_retries_and_restarts_are_events_of_the_run_log(rehearsal: Rehearsal):
-    rehearsal.config = patient(rehearsal.config, 3)
+def test_retries_and_restarts_are_events_of_the_run_log(scripted_run: ScriptedRun):
+    scripted_run.config = patient(scripted_run.config, 3)
     errors = iter([Transient("503"), Transient("503")])
-    rehearsal.trouble = lambda called: next(errors, None) if called[0] == "listen" else None
-    outcome = rehearsal.dub(rehearsal.job("a"))
-    events = read_events(rehearsal.storage, outcome.run)
+    scripted_run.error_for = lambda called: next(errors, None) if called[0] == "listen" else None
+    outcome = scripted_run.dub(scripted_run.job("a"))
+    events = read_events(scripted_run.storage, outcome.run)
     retries = [event["detail"] for event in events if event["what"] == "retry"]
     assert [detail.partition(",")[0] for detail in retries] == ["attempt 1 failed (storage)", "attempt 2 failed (storage)"]
     assert [event["what"] for event in events if event["stage"] == "listen"] == ["started", "workers_started", "retry", "retry", "finished"]
     assert outcome.worked == 9
 
 
-def test_a_failure_that_may_have_harmed_the_worker_restarts_it(rehearsal: Rehearsal):
-    retry = rehearsal.config.pools.retry.model_copy(update={"numeric": 2})
-    rehearsal.config = rehearsal.config.model_copy(update={"pools": rehearsal.config.pools.model_copy(update={"retry": retry})})
+def test_a_failure_that_may_have_harmed_the_worker_restarts_it(scripted_run: ScriptedRun):
+    retry = scripted_run.config.pools.retry.model_copy(update={"numeric": 2})
+    scripted_run.config = scripted_run.config.model_copy(update={"pools": scripted_run.config.pools.model_copy(update={"retry": retry})})
     errors = iter([FloatingPointError("NaN")])
-    rehearsal.trouble = lambda called: next(errors, None) if called[0] == "listen" else None
-    outcome = rehearsal.dub(rehearsal.job("a"))
-    whats = [event["what"] for event in read_events(rehearsal.storage, outcome.run) if event["stage"] == "listen"]
+    scripted_run.error_for = lambda called: next(errors, None) if called[0] == "listen" else None
+    outcome = scripted_run.dub(scripted_run.job("a"))
+    whats = [event["what"] for event in read_events(scripted_run.storage, outcome.run) if event["stage"] == "listen"]
     assert whats == ["started", "workers_started", "retry", "workers_restarted", "finished"]
