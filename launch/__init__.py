@@ -1,1 +1,1 @@
-"""How it is started: configuration in, cluster up, exit code out."""
+"""The command line: composes the configuration, starts the cluster, returns the exit code."""

@@ -27,14 +27,14 @@ FOLDER_LETTERS = 120  # of the 255 that file systems allow
 def main(argv: list[str]) -> int:
     """Dubs the catalogue, once or once per sweep point; the worst exit code of all points."""
     codes: list[int] = []
-    begun = False
+    started = False
     overrides = [word for word in argv if "=" in word and not word.startswith("-")]
     with ExitStack() as session:
 
         @hydra.main(version_base="1.3", config_path="pkg://infinitedub.conf", config_name="run")
         def app(composed: DictConfig) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal started
+            started = True
             if STOPPED in codes:  # a stop ends the whole sweep
                 return
             task = [*search_path_override(HydraConfig.get().runtime.config_sources), *HydraConfig.get().overrides.task]
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error, overrides) from None
         except ValueError as error:  # Hydra's error for an option of a group that is not a word, such as pools=3
-            if begun:
+            if started:
                 raise
             raise ConfigError(first_line(error)) from None
     return max(codes, default=0)
@@ -73,8 +73,8 @@ def search_path_override(sources: Sequence[Any]) -> list[str]:
 
 def swept_keys(overrides: Sequence[str], params: Collection[str]) -> frozenset[str]:
     """The keys that a sweep changes: those with several values on the command line, and those of hydra.sweeper.params."""
-    asked = (OverridesParser.create().parse_override(word) for word in overrides)
-    return frozenset({*params, *(override.key_or_group for override in asked if override.is_sweep_override())})
+    parsed = (OverridesParser.create().parse_override(word) for word in overrides)
+    return frozenset({*params, *(override.key_or_group for override in parsed if override.is_sweep_override())})
 
 
 def point_name(keys: Collection[str], task: Sequence[str]) -> str:

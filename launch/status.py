@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 def _table(run: str, record: dict[str, Any], summary: dict[str, Any] | None, states: dict[str, JobStatus], rows: int) -> Table:
     if summary is None:
-        ending = "no summary yet: still running, or its driver died (the same command goes on from there)"
+        ending = "no summary yet: still running, or its driver died (the same command continues it)"
     else:
         end = f"stopped ({summary['why']})" if summary["stopped"] else "ended"
         ending = f"{end} after {summary['seconds']:.0f} s"

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def read_profile(overrides: list[str]) -> "Profile":
-    """What the configuration says of how to check. Raises ConfigError."""
+    """The number format and number of ranks of the checks, from the configuration. Raises ConfigError."""
     generate = checked(compose(["catalogue=none", *overrides])).generate
     coefficients = {}
     for size in (480, 720):

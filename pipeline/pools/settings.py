@@ -121,7 +121,7 @@ class ClusterSettings(Settings):
     """The Ray cluster that a run's pools live on."""
 
     kind: Neutral[Literal["local", "existing"]]
-    """local: a cluster of this machine alone, started with the run and ended with it; existing: one that somebody keeps."""
+    """local: a cluster on this machine, started and ended with the run; existing: a running cluster, which is joined and left."""
     address: Neutral[str | None]
     """existing only: "auto" on a machine of the cluster, or "host:port" of its head (6379 unless set otherwise)."""
     cpus: Neutral[PositiveInt | None]

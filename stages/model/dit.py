@@ -220,7 +220,7 @@ class InfiniteTalkTransformer(WanTransformer3DModel):
 
     @staticmethod
     def speaker_classes(conditioning: EmbeddedConditioning, masks: Tensor | None, rows: int, columns: int) -> Tensor | None:
-        """Whose each token of a frame is [3, h*w]; None where nobody needs to know."""
+        """The class of each token of a frame [3, h*w], ones and zeros; None for one speaker."""
         if conditioning.n_speakers == 1:
             return None  # all tokens attend to the one voice
         if masks is None:
