@@ -273,7 +273,7 @@ class Chaos:
         return kind
 
     def _rank(self, driver: Driver, over: Callable[[], bool]) -> bool:
-        return self._kill_one("Rank.work", over)
+        return self._kill_one("RankWorker.work", over)
 
     def _worker(self, driver: Driver, over: Callable[[], bool]) -> bool:
         return self._kill_one("RayWorker", over)
