@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from infinitedub.pipeline.pools.calls import CallLabel, StageCall, Yielded
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
 from infinitedub.pipeline.pools.failures import FailureClass, RetriesExhausted
 from infinitedub.pipeline.pools.pool import Pool
+from infinitedub.pipeline.pools.ray_group import GroupShape, RankWorker, RayGroup
 from infinitedub.pipeline.pools.retry import RetryPolicy
 from infinitedub.pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
 from infinitedub.pipeline.storage.storage import StorageSettings
@@ -382,6 +383,25 @@ def test_what_breaks_two_gangs_is_given_up_and_a_bug_on_one_rank_at_once(diary: 
     assert (bug.kind, bug.attempts) == (FailureClass.CODE, 1)
     assert "a bug on one rank" in bug.trace
     assert [chunk.frames for chunk in clip.chunks] == [3, 5, 7]
+
+
+class HangingHost(RankWorker):
+    """A first rank that hangs before it has opened the store, as one that hangs in an import does."""
+
+    def host_store(self) -> str:
+        time.sleep(3600)
+        return ""
+
+
+def test_a_rank_that_hangs_before_the_others_can_meet_it_is_given_up(diary: Diary, storage_settings: StorageSettings) -> None:
+    settings = gang_settings(floor_seconds=20, settle_seconds=1).model_copy(update={"open_seconds": 3.0})
+    shape = replace(GroupShape.of_gang(settings, 2), worker=HangingHost)
+    group = RayGroup("generate", AddsUp(diary), shape, storage_settings, PLACEMENT_SECONDS, "")
+    pool = Pool([group], retry_policy(), PLACEMENT_SECONDS)
+    with pytest.raises(RetriesExhausted, match="made no progress for 3 s") as given_up:
+        closing(pool, pool.run(call_of("", "film", stage="generate"), ignore))
+    assert (given_up.value.kind, given_up.value.attempts) == (FailureClass.GANG_LOST, 2)
+    assert "host_store" in given_up.value.trace  # where it hangs
 
 
 def test_an_existing_cluster_is_joined_and_left_alone() -> None:

@@ -309,3 +309,26 @@ def test_half_an_upload_is_nothing(bucket: Storage, tmp_path: Path, monkeypatch:
     assert bucket.read("big") == b"before"
     uploads = store._fs.call_s3("list_multipart_uploads", Bucket=bucket.root.removeprefix("s3://"))
     assert uploads.get("Uploads", []) == []
+
+
+def test_a_large_object_is_downloaded_in_one_request(moto_server, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Several ranges, each a request of its own, could come from two versions of an object that is replaced meanwhile, and lie in memory."""
+    for name, value in moto_server.env.items():
+        monkeypatch.setenv(name, value)
+    update = {"root": f"s3://{moto_server.bucket()}", "options": StorageOptions.model_validate(moto_server.options)}
+    storage = Storage(storage_settings.model_copy(update=update))
+    data = os.urandom(1 << 20) * 56  # s3fs would split what is larger than 50 MiB
+    (tmp_path / "big").write_bytes(data)
+    storage.put("big", tmp_path / "big")
+    requests: list[tuple[str, Any]] = []
+    filesystem = storage._store("s3")._fs
+    call = filesystem._call_s3
+
+    async def noted(method: str, *arguments: Any, **parameters: Any) -> Any:
+        requests.append((method, parameters.get("Range")))
+        return await call(method, *arguments, **parameters)
+
+    monkeypatch.setattr(filesystem, "_call_s3", noted)
+    storage.download(storage.uri("big"), tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert [request for request in requests if request[0] == "get_object"] == [("get_object", None)]

@@ -3,13 +3,16 @@
 import errno
 import os
 import pickle
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import storage_retry
+from infinitedub.pipeline.storage.stores.remote import RemoteStore
 from infinitedub.pipeline.storage.stores.storage_retry import retry_storage_call
 from infinitedub.pipeline.storage.stores.store import AccessRefused, AlreadyExists, FileStat, NotFound
 from infinitedub.pipeline.storage.uris import parse_uri
@@ -279,3 +282,34 @@ def test_stat_tells_versions_apart(storage: Storage):
     assert before is not None
     assert after == FileStat(3, "1")
     assert before.version != after.version
+
+
+# -- unfinished uploads, for garbage collection -----------------------------------------------------------------------
+
+
+def uploads_with(answer: Exception | None) -> list[str]:
+    """The unfinished uploads that an S3 store lists if the server answers so when it is asked for an upload's parts."""
+    begun = datetime(2026, 11, 1, tzinfo=UTC)
+
+    def call(method: str, **parameters: object) -> dict[str, object]:
+        if method == "list_multipart_uploads":
+            return {"Uploads": [{"Key": "films/a.mp4", "UploadId": "1", "Initiated": begun}]}
+        if answer is not None:
+            raise answer
+        return {"Parts": [{"Size": 5}, {"Size": 2}]}
+
+    store = RemoteStore.__new__(RemoteStore)
+    store._fs, store._s3, store._attempts = SimpleNamespace(_strip_protocol=lambda path: path.removeprefix("s3://"), call_s3=call), True, 1
+    return [f"{upload.path} {upload.bytes}" for upload in store.unfinished_uploads("s3://bucket/films")]
+
+
+def test_an_upload_that_ended_since_it_was_listed_is_passed_over():
+    assert uploads_with(None) == ["s3://bucket/films/a.mp4 7"]
+    assert uploads_with(Answer(404, "NoSuchUpload")) == []
+
+
+@pytest.mark.parametrize(("answer", "error"), [(Answer(503, "SlowDown"), Transient), (ConnectionResetError("by peer"), Transient)])
+def test_an_outage_while_uploads_are_listed_is_raised(answer: Exception, error: type[Exception]):
+    """Garbage collection would otherwise report success over what it has not looked at."""
+    with pytest.raises(error):
+        uploads_with(answer)
