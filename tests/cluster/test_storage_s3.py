@@ -257,7 +257,7 @@ def test_a_bucket_that_is_not_there_is_a_config_error_for_results_and_bad_input_
             call()
     with pytest.raises(BadInput, match="bucket does not exist"):
         bucket.stat_input("s3://nobody-made-this/a.mp4")
-    with pytest.raises(BadInput, match="not a name"):
+    with pytest.raises(BadInput, match="not a valid name"):
         bucket.stat_input("s3://Never A Bucket!/a.mp4")
 
 
