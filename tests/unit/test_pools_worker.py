@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infinitedub.pipeline.pools import open_pools
+from infinitedub.pipeline.pools import worker as worker_module
 from infinitedub.pipeline.pools.calls import CallLabel, StageCall, Yielded
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
 from infinitedub.pipeline.pools.failures import FailureClass, RetriesExhausted
@@ -198,3 +200,18 @@ def test_other_weights_than_the_runs_make_nothing(tmp_path: Path, storage_settin
     assert isinstance(error, ConfigError)
     assert f"the weights in {weights} differ from those that this run" in str(error)
     assert (stage.opened, stage.calls) == (1, 1)
+
+
+def test_the_seconds_of_a_window_are_the_workers_own(storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the queue, nor opening the stage, nor a failed attempt and the wait after it: the worker's clock ticks once for each window."""
+    ticks = count()
+    monkeypatch.setattr(worker_module, "monotonic", lambda: float(next(ticks)))
+    heard: list[Any] = []
+    pool = pool_of(Scripted(Transient("503"), windows(*CHUNKS, CLIP)), storage_settings)
+
+    async def main() -> None:
+        await pool.run(call_of(), heard.append)
+        await pool.close()
+
+    asyncio.run(main())
+    assert [progress.seconds for progress in heard if isinstance(progress, Yielded)] == [1.0] * 4
