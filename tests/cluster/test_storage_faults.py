@@ -155,7 +155,7 @@ def test_what_a_process_killed_during_an_upload_leaves_is_collected(either_way: 
     storage, proxy = either_way.storage, either_way.proxy
     (tmp_path / "big").write_bytes(bytes(11 * MIB))
     storage.put("big", b"before")
-    code = "import pickle, pathlib, pipeline.stores.remote as remote\nremote.PART_BYTES = 5 << 20\n"
+    code = "import pickle, pathlib, infinitedub.pipeline.storage.stores.remote as remote\nremote.PART_BYTES = 5 << 20\n"
     code += f"pickle.loads({pickle.dumps(storage)!r}).put('big', pathlib.Path({str(tmp_path / 'big')!r}))"
     before = proxy.served
     with proxy.weather(Weather(share=0, delay_seconds=60)):
