@@ -14,7 +14,8 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 GOES_WRONG = '''
 import os, signal, sys
 from ray import cloudpickle
-import infinitedub.launch.cli, pipeline.run
+from infinitedub.launch import cli
+from infinitedub.pipeline.run import driver
 from dataclasses import replace
 from infinitedub.stages.generate.stage import GenerateStage
 
@@ -37,14 +38,14 @@ class GoesWrong(GenerateStage):
         self._engine.denoise = faulty
         yield from super().__call__(segment, conditions, speech, seed, files=files)
 
-def stage_specs(config, real=pipeline.run.stage_specs):
-    verbs = real(config)
-    return verbs | {"generate": replace(verbs["generate"], stage=GoesWrong(config.generate))}
+def stage_specs(config, real=driver.stage_specs):
+    specs = real(config)
+    return specs | {"generate": replace(specs["generate"], stage=GoesWrong(specs["generate"].stage.config))}
 
 if __name__ == "__main__":
     cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    pipeline.run.stage_specs = stage_specs
-    sys.exit(launch.cli.main())
+    driver.stage_specs = stage_specs
+    sys.exit(cli.main())
 '''
 
 
