@@ -1,9 +1,10 @@
-"""How much arithmetic a window takes: floating-point operations of the denoiser and of the video autoencoder, at 2 per multiply-add.
+"""Computes the floating-point operations of the denoiser and of the video autoencoder for a window, at 2 per multiply-add.
 
     python -m benchmarks.flops [--frames 81] [--persons 1]
 
-Pure functions of sizes. They are checked against torch's FlopCounterMode on the meta device, where nothing is computed: the denoiser with two blocks
-of full width, and the autoencoder. Only matrix products, attention and convolutions count; norms, rotations and activations are not arithmetic-bound.
+The formulas are pure functions of sizes. `check` compares them with torch's FlopCounterMode on the meta device, where nothing is computed: the
+denoiser with two blocks of full width, and the autoencoder. Only matrix products, attention and convolutions count; norms, rotations and
+activations are not arithmetic-bound.
 
 S tokens, D width, L blocks, F feed-forward width, T latent frames, P persons.
 """
@@ -28,7 +29,10 @@ from infinitedub.stages.model.shards import SingleDevice
 IMAGE_TOKENS = 257
 TERA = 1e12
 CODEC_RATES = {"encode": (426_039_296, 1_280_731_136), "decode": (687_882_752, 2_161_889_792)}
-"""Convolutions per position of 8x8 pixels, for the first frame and for every further four: what torch counts for AutoencoderKLWan's default sizes."""
+"""Operations of the convolutions per position of 8x8 pixels, for the first frame and for every further four frames.
+
+Counted by torch for AutoencoderKLWan's default sizes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is made in one go."""
+    """The size of a window: the frames that the denoiser generates together."""
 
     frames: int  # 4n+1
     height: int
@@ -79,7 +83,7 @@ class Window:
 
 
 def forward_parts(size: Size, window: Window) -> dict[str, int]:
-    """Of one forward pass with what is told already embedded, by part.
+    """Operations of one forward pass, without the embedding of its conditioning, by part.
 
     self q,k,v,o = L 8 S D^2; self-attention = L 4 S^2 D; feed-forward = L 4 S D F;
     text and image = L (4 S D^2 + 4 (512+257) D^2 + 4 S (512+257) D);
@@ -88,26 +92,26 @@ def forward_parts(size: Size, window: Window) -> dict[str, int]:
     ends = patches 2 S 36*4 D, head 2 S D 16*4, time 2 (256 D + D^2 + 6 D^2).
     """
     s, d, layers = window.tokens, size.width, size.layers
-    told, heard = TEXT_TOKENS + IMAGE_TOKENS, size.audio_tokens * window.persons
+    context, audio = TEXT_TOKENS + IMAGE_TOKENS, size.audio_tokens * window.persons
     area = PATCH * PATCH
     return {
         "self q,k,v,o": layers * 8 * s * d * d,
         "self-attention": layers * 4 * s * s * d,
         "feed-forward": layers * 4 * s * d * size.ffn,
-        "text and image": layers * (4 * s * d * d + 4 * told * d * d + 4 * s * told * d),
-        "audio": layers * (4 * s * d * d + 4 * window.latent_frames * heard * size.audio_width * d + 4 * s * heard * d),
+        "text and image": layers * (4 * s * d * d + 4 * context * d * d + 4 * s * context * d),
+        "audio": layers * (4 * s * d * d + 4 * window.latent_frames * audio * size.audio_width * d + 4 * s * audio * d),
         "speaker map": layers * 4 * s * window.frame_tokens * d if window.persons == 2 else 0,
         "ends": 2 * s * size.channels_in * area * d + 2 * s * d * size.channels_out * area + 2 * (size.frequencies * d + 7 * d * d),
     }
 
 
 def forward_flops(size: Size, window: Window) -> int:
-    """Of one forward pass."""
+    """Operations of one forward pass, without the embedding of its conditioning."""
     return sum(forward_parts(size, window).values())
 
 
 def embed_flops(size: Size, window: Window) -> int:
-    """Of embedding what a pass is told, once per window and pass.
+    """Operations of embedding the conditioning of a pass, once per window and pass.
 
     text 2*512 (4096 D + D^2); image 2*257 (1280^2 + 1280 D); audio, for each person, 2 (rows*12*768 * 512, with 5 rows for the first latent frame
     and 8 for the others, + T (512^2 + 512 * 32*768)).
@@ -122,7 +126,7 @@ def embed_flops(size: Size, window: Window) -> int:
 
 
 def codec_flops(frames: int, height: int, width: int, *, encode: bool) -> int:
-    """Of encoding `frames` pixel frames of height x width, or of decoding the latents of as many.
+    """Operations of encoding `frames` pixel frames of height x width, or of decoding the latents of as many frames.
 
     N (A + B n) + 4 * 384 N^2 (1 + n) with N = H/8 W/8 positions and n = (frames - 1)/4: convolutions for the first frame and for every further four,
     and one attention layer of 384 channels within each latent frame.
@@ -133,7 +137,7 @@ def codec_flops(frames: int, height: int, width: int, *, encode: bool) -> int:
 
 
 def build_denoiser(size: Size) -> InfiniteTalkTransformer:
-    """The denoiser at `size`, on torch's default device and in its default dtype."""
+    """The denoiser with the sizes of `size`, on torch's default device and in its default dtype."""
     return InfiniteTalkTransformer(
         num_layers=size.layers,
         num_attention_heads=size.heads,
@@ -151,24 +155,24 @@ def build_denoiser(size: Size) -> InfiniteTalkTransformer:
 
 
 def count_denoiser(size: Size, window: Window) -> tuple[int, int]:
-    """What torch counts: for embedding what is told, and for one forward pass."""
+    """The operations that torch counts for embedding the conditioning and for one forward pass."""
     height, width = (side // LatentCodec.spatial_factor for side in (window.height, window.width))
     with torch.device("meta"), torch.no_grad():
         network = build_denoiser(size)
         with FlopCounterMode(display=False) as embedding:
-            told = network.embed(
+            conditioning = network.embed(
                 torch.empty(1, TEXT_TOKENS, size.text),
                 torch.empty(1, IMAGE_TOKENS, size.image),
                 torch.empty(window.persons, window.frames, size.audio_window, size.audio_layers, 768),
             )
         latents = torch.empty(1, size.channels_in, window.latent_frames, height, width)
         with FlopCounterMode(display=False) as forward:
-            network(latents, torch.empty(1), told, torch.empty(3, height, width), shards=SingleDevice())
+            network(latents, torch.empty(1), conditioning, torch.empty(3, height, width), shards=SingleDevice())
     return embedding.get_total_flops(), forward.get_total_flops()
 
 
 def count_codec(frames: int, height: int, width: int, *, encode: bool) -> int:
-    """What torch counts for the codec."""
+    """The operations that torch counts for the autoencoder."""
     latents = 1 + (frames - 1) // LatentCodec.temporal_factor, height // LatentCodec.spatial_factor, width // LatentCodec.spatial_factor
     with torch.device("meta"), torch.no_grad():
         vae = AutoencoderKLWan()
@@ -181,7 +185,7 @@ def count_codec(frames: int, height: int, width: int, *, encode: bool) -> int:
 
 
 def buckets() -> list[tuple[str, int, int]]:
-    """The class, height and width of each of the release's frame sizes."""
+    """The class, height and width of each frame size of the release."""
     sizes = []
     for name in ("480", "720"):
         config = yaml.safe_load((Path(conf.__file__).parent / "generate" / "model" / f"infinitetalk_{name}.yaml").read_text())
@@ -190,7 +194,7 @@ def buckets() -> list[tuple[str, int, int]]:
 
 
 def check() -> list[tuple[str, int, int]]:
-    """What was counted, by the formulas and by torch: the denoiser with two blocks of full width, and the codec."""
+    """Name, formula and torch's count of the denoiser with two blocks of full width and of the autoencoder."""
     size, rows = Size(layers=2), []
     for persons in (1, 2):
         window = Window(81, 480, 832, persons)
@@ -200,22 +204,22 @@ def check() -> list[tuple[str, int, int]]:
             (f"forward, {persons} person(s), 2 blocks", forward_flops(size, window), forward),
         ]
     for frames, encode in ((9, True), (81, True), (81, False)):
-        what = f"codec, {'encoding' if encode else 'decoding'} {frames} frames"
-        rows.append((what, codec_flops(frames, 480, 832, encode=encode), count_codec(frames, 480, 832, encode=encode)))
+        name = f"autoencoder, {'encoding' if encode else 'decoding'} {frames} frames"
+        rows.append((name, codec_flops(frames, 480, 832, encode=encode), count_codec(frames, 480, 832, encode=encode)))
     return rows
 
 
 def main() -> None:
-    """Prints the check and the table; ends with 1 where formula and count differ."""
+    """Prints the check and the table; exits with 1 if a formula and a count differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=81, help="of a window, 4n+1")
+    parser.add_argument("--frames", type=int, default=81, help="frames of a window, 4n+1")
     parser.add_argument("--persons", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--motion", type=int, default=9, help="frames encoded again at the start of a window")
+    parser.add_argument("--motion", type=int, default=9, help="frames encoded again at the start of a window, 4n+1")
     options = parser.parse_args()
     console, rows = Console(width=150), check()
     checked = Table("480x832, 81 frames", "formula", "torch counts", "equal")
-    for what, formula, counted in rows:
-        checked.add_row(what, f"{formula:,}", f"{counted:,}", "yes" if formula == counted else "NO")
+    for name, formula, counted in rows:
+        checked.add_row(name, f"{formula:,}", f"{counted:,}", "yes" if formula == counted else "NO")
     console.print(checked)
 
     size, table = Size(), Table(title=f"TFLOP, {options.frames} frames, {options.persons} person(s)")

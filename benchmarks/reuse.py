@@ -1,9 +1,9 @@
-"""What is not done twice: a first run, the same run again, and a run with another sampler setting, as ratios.
+"""Measures how much work is reused: a first run, the same run again, and a run with another sampler setting, as ratios.
 
     python -m benchmarks.reuse [--seconds 5]
 
-Each is a `dub run pools=inline` in a process of its own over the same storage. A process takes seconds to start, whatever there is to do: next to it
-the time is told that its stages worked.
+Each run is a `dub run pools=inline` in its own process over the same storage. Every process takes seconds to start, so the table also shows the
+seconds of the stage calls alone.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command import QUICK, dub, sides, write_catalogue
+from benchmarks.command import QUICK, parse_frame_size, run_dub, write_catalogue
 
-STEPS = (*QUICK[1:], "generate.sampler.steps=2")  # with a single step the shift changes nothing, and the same chunks are assembled but once
+STEPS = (*QUICK[1:], "generate.sampler.steps=2")  # with one step the shift changes no value, so the chunks and the assembled film are reused
 RUNS = {
     "first run": STEPS,
     "the same again": STEPS,
@@ -24,19 +24,19 @@ RUNS = {
 
 
 def main() -> None:
-    """Runs the three and prints the table."""
+    """Makes the three runs and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the film")
-    parser.add_argument("--size", type=sides, default=(96, 96), help="height x width of the photograph")
+    parser.add_argument("--size", type=parse_frame_size, default=(96, 96), help="height x width of the picture")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         catalogue = write_catalogue(Path(folder), options.seconds, *options.size)
-        runs = {name: dub(catalogue, Path(folder) / "out", words) for name, words in RUNS.items()}
-    table, first = Table("run", "process, s", "ratio", "stages, s", "ratio", "stages that worked"), next(iter(runs.values()))
+        runs = {name: run_dub(catalogue, Path(folder) / "out", overrides) for name, overrides in RUNS.items()}
+    table, first = Table("run", "process, s", "ratio", "stages, s", "ratio", "stage calls"), next(iter(runs.values()))
     for name, run in runs.items():
-        process, stages = run.seconds / first.seconds, run.worked / first.worked
-        worked = ", ".join(stage.name for stage in run.stages) or "none"
-        table.add_row(name, f"{run.seconds:.1f}", f"{process:.2f}", f"{run.worked:.1f}", f"{stages:.2f}", worked)
+        process, stages = run.seconds / first.seconds, run.stage_seconds / first.stage_seconds
+        calls = ", ".join(stage.name for stage in run.stages) or "none"
+        table.add_row(name, f"{run.seconds:.1f}", f"{process:.2f}", f"{run.stage_seconds:.1f}", f"{stages:.2f}", calls)
     Console().print(table)
 
 
