@@ -128,8 +128,8 @@ class Ledger:
             return str(error)
         except ConfigError as error:
             if uri.startswith(f"{self._storage.root}/"):
-                raise
-            return str(error)  # an unknown scheme, or a location that this run was not configured for
+                self._storage.read("cas/_commit.json")  # raises if the storage cannot be used at all, and not just this file
+            return str(error)  # an impossible name, an unknown scheme, or a location that this run was not configured for
         if stat is None:
             return f"{uri} does not exist"
         return "" if stat.bytes == size else f"{uri} has {stat.bytes} bytes; wanted {size}"

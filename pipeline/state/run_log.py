@@ -246,7 +246,13 @@ def read_events(storage: Storage, run: str) -> list[dict[str, Any]]:
 
 def read_dead_letters(storage: Storage, run: str) -> list[DeadLetter]:
     """The dead letters, sorted by job."""
-    return [DeadLetter(**json.loads(letter)) for letter in _read_all(storage, f"runs/{_checked_id(run)}/dead")]
+    letters = []
+    for data in _read_all(storage, f"runs/{_checked_id(run)}/dead"):
+        try:
+            letters.append(DeadLetter(**json.loads(data)))
+        except (ValueError, TypeError) as error:
+            log.warning("run %s: a dead letter cannot be read and is left out: %s", run, error)
+    return letters
 
 
 def _read_all(storage: Storage, folder: str) -> list[bytes]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from infinitedub.pipeline.storage.stores.web import WebStore
 
 SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd|credentials?|connection_string|username)$", re.IGNORECASE)
-ROOT_SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss")
-"""Kinds of storage that create a file only if it does not exist, in one request: S3 by If-None-Match, Google Cloud Storage by ifGenerationMatch
-(gcsfs), Azure by overwrite=False (adlfs). fsspec's other file systems check first and write then, which loses commits of concurrent runs."""
+ROOT_SCHEMES = ("file", "s3")
+"""Kinds of storage that are tested to create a file only if it does not exist, in one request (S3: If-None-Match), and whose errors
+`translate_error` knows. Most other file systems of fsspec check first and write then, which loses commits of concurrent runs."""
 MAX_CATALOGUE_BYTES = 256 << 20  # the driver reads it as a whole
 
 
@@ -99,7 +99,7 @@ class StorageSettings(Settings):
         except BadInput as error:
             raise ValueError(str(error)) from None
         if scheme not in ROOT_SCHEMES:
-            raise ValueError(f"{scheme}:// cannot create a file exclusively, so results would be lost; wanted a folder, s3://, gs:// or az://")
+            raise ValueError(f"{scheme}:// is not known to create a file exclusively, so results could be lost; wanted a folder or s3://")
         if scheme != "file" and "@" in urlsplit(path).netloc:
             raise ConfigError("storage.root: credentials come from the environment only; remove the part before the @")
         return path.rstrip("/") or ("/" if scheme == "file" else path)

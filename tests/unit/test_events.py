@@ -179,3 +179,12 @@ def test_a_discarded_run_leaves_nothing_and_the_run_before_is_the_latest(storage
         log.discard()
     assert storage.list("runs") == [before.run]
     assert latest_run(storage) == before.run
+
+
+def test_a_damaged_dead_letter_is_left_out_of_the_others(storage: Storage, caplog):
+    with RunLog.begin(storage, {}) as log:
+        log.dead_letters([DeadLetter("b", "listen", None, "input", "no speech", 1, "", "dub rerun --ids b")])
+    storage.put(f"runs/{log.run}/dead/a.json", b"{half a letter")
+    storage.put(f"runs/{log.run}/dead/c.json", b'{"job": "c"}')
+    assert [letter.job for letter in read_dead_letters(storage, log.run)] == ["b"]
+    assert caplog.text.count("cannot be read and is left out") == 2

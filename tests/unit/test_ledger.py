@@ -12,6 +12,7 @@ from infinitedub.pipeline.state import ledger as ledger_module
 from infinitedub.pipeline.state.ledger import Ledger
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.storage import Storage
+from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.records import Artifact, Chunk, Clip, Length, Receipt, Segment, Span, Window
 
 KEY = "0f" + "e" * 62
@@ -143,14 +144,14 @@ def test_enums_and_nothing_travel(storage: Storage):
     assert ledger.find("b", KEY, Length) is Length.AUDIO
 
 
-@pytest.mark.parametrize("uri", ["", "\x00", "s3://", "nosuch://bucket/chunk.mkv"])
+@pytest.mark.parametrize("uri", ["", "\x00", "s3://", "nosuch://bucket/chunk.mkv", "ROOT/" + "x" * 5000])
 def test_an_entry_that_names_an_impossible_file_is_ignored_and_superseded(storage: Storage, tmp_path: Path, caplog, uri: str):
     ledger = Ledger(storage)
     attempt, record = clip(storage, b"a", tmp_path)
     ledger.commit("generate", KEY, attempt, record)
     path = Path(storage.root) / f"cas/generate/0f/{KEY}/_commit.json"
     entry = json.loads(path.read_text())
-    entry["record"]["chunks"][0]["picture"]["uri"] = uri
+    entry["record"]["chunks"][0]["picture"]["uri"] = uri.replace("ROOT", storage.root)
     path.write_text(json.dumps(entry))
     with caplog.at_level(logging.WARNING):
         assert ledger.find("generate", KEY, Clip) is None
@@ -171,3 +172,21 @@ def test_the_adapter_of_a_type_is_built_once(storage: Storage, monkeypatch: pyte
         ledger.find("publish", KEY, Receipt)
     ledger_module._adapter.cache_clear()
     assert built == [Receipt]
+
+
+def test_a_storage_that_refuses_every_read_is_not_taken_for_a_damaged_entry(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such as credentials that expire between the entry and its files: finished work would be made again."""
+    ledger = Ledger(storage)
+    ledger.commit("generate", KEY, *clip(storage, b"a", tmp_path))
+    read = storage.read
+
+    def expired(*_: object) -> None:
+        raise ConfigError("ExpiredToken")
+
+    def read_the_entry_only(name: str) -> bytes | None:
+        return read(name) if KEY in name else expired()
+
+    monkeypatch.setattr(storage, "stat", expired)
+    monkeypatch.setattr(storage, "read", read_the_entry_only)
+    with pytest.raises(ConfigError, match="ExpiredToken"):
+        ledger.find("generate", KEY, Clip)

@@ -58,10 +58,12 @@ def test_a_root_on_s3_keeps_its_prefix(storage_settings: StorageSettings):
     assert Storage(with_root(storage_settings, "s3://bucket/prefix/")).uri("films/a.mp4") == "s3://bucket/prefix/films/a.mp4"
 
 
-@pytest.mark.parametrize("root", ["nosuch://somewhere/else", "memory://films", "ftp://host/films", "http://host/films"])
+@pytest.mark.parametrize(
+    "root", ["nosuch://somewhere/else", "memory://films", "ftp://host/films", "http://host/films", "gs://bucket/films", "az://bucket/films"]
+)
 def test_a_root_without_exclusive_creation_is_refused(storage_settings: StorageSettings, root: str):
     """Concurrent runs would overwrite each other's commits there."""
-    with pytest.raises(ValidationError, match=r"cannot create a file exclusively.*wanted a folder, s3://"):
+    with pytest.raises(ValidationError, match=r"not known to create a file exclusively.*wanted a folder or s3://"):
         with_root(storage_settings, root)
 
 
