@@ -76,7 +76,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class ActorSlot:
+class ChaosWorkspace:
     """A folder with a catalogue of drawn faces, footage with cuts, and one file that is no film."""
 
     folder: Path
@@ -106,11 +106,11 @@ class ActorSlot:
         ]
 
 
-def calm_films(desk: ActorSlot) -> dict[str, str]:
+def calm_films(workspace: ChaosWorkspace) -> dict[str, str]:
     """Sha256 of each film of an undisturbed run: in one process, on a local folder, without a cluster."""
-    out = desk.folder / "calm"
+    out = workspace.folder / "calm"
     done = subprocess.run(
-        desk.command("pools=inline", f"storage.root={out}"), cwd=desk.folder, check=False, capture_output=True, text=True, timeout=1800
+        workspace.command("pools=inline", f"storage.root={out}"), cwd=workspace.folder, check=False, capture_output=True, text=True, timeout=1800
     )
     if done.returncode != SOME_FAILED:
         raise RuntimeError(f"the calm run ended with {done.returncode}:\n{done.stderr[-3000:]}")
@@ -344,13 +344,20 @@ def check(server: S3Server, bucket: str, calm: dict[str, str], driver: Driver) -
 
 
 def one_round(
-    desk: ActorSlot, calm: dict[str, str], server: S3Server, proxy: FaultProxy, nodes: Nodes, chaos: Chaos, tally: Tally, more: Callable[[], bool]
+    workspace: ChaosWorkspace,
+    calm: dict[str, str],
+    server: S3Server,
+    proxy: FaultProxy,
+    nodes: Nodes,
+    chaos: Chaos,
+    tally: Tally,
+    more: Callable[[], bool],
 ) -> None:
     """The catalogue on an empty root, disturbed as long as there is to be `more`. Raises Lost."""
     bucket = server.bucket()
     words = [*server.overrides(bucket), f"storage.options.s3.endpoint_url={proxy.endpoint}", "cluster=existing", f"cluster.address={nodes.address}"]
     done: Counter[str] = Counter()
-    with Driver(desk.command(*POOLS, *words), desk.folder) as driver:
+    with Driver(workspace.command(*POOLS, *words), workspace.folder) as driver:
 
         def over() -> bool:
             return driver.over(lambda: dead_jobs(server, bucket))
@@ -368,14 +375,14 @@ def one_round(
     tally.films += len(calm)
 
 
-def soak(desk: ActorSlot, seed: int, nodes_count: int, more: Callable[[Tally], bool], console: Console) -> Tally:
+def soak(workspace: ChaosWorkspace, seed: int, nodes_count: int, more: Callable[[Tally], bool], console: Console) -> Tally:
     """Rounds of chaos as long as there is to be `more`, one at least. Raises Lost where a film is not what it should be."""
     begun = time.monotonic()
-    calm = calm_films(desk)
+    calm = calm_films(workspace)
     console.print(f"calm run: {len(calm)} films in {time.monotonic() - begun:.0f} s", highlight=False)
     tally = Tally()
     begun = time.monotonic()
-    logs = desk.folder / "servers"
+    logs = workspace.folder / "servers"
     logs.mkdir()
     server, processes = start_moto(logs)
     try:
@@ -384,7 +391,7 @@ def soak(desk: ActorSlot, seed: int, nodes_count: int, more: Callable[[Tally], b
             try:
                 chaos = Chaos(seed, nodes, proxy, tally, console)
                 while not tally.rounds or more(tally):
-                    one_round(desk, calm, server, proxy, nodes, chaos, tally, lambda: more(tally))
+                    one_round(workspace, calm, server, proxy, nodes, chaos, tally, lambda: more(tally))
             finally:
                 nodes.close()
             tally.storage = Counter({str(fault): count for fault, count in proxy.struck.items()})
@@ -420,7 +427,7 @@ def main() -> int:
     end = time.monotonic() + options.minutes * 60
     with tempfile.TemporaryDirectory() as folder:
         try:
-            tally = soak(ActorSlot(Path(folder)), options.seed, options.nodes, lambda _: time.monotonic() < end, console)
+            tally = soak(ChaosWorkspace(Path(folder)), options.seed, options.nodes, lambda _: time.monotonic() < end, console)
         except Lost as lost:
             console.print(f"LOST: {lost}", markup=False)
             return 1

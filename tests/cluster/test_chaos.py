@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.chaos import BROKEN, CATALOGUE, KINDS, ActorSlot, soak
+from benchmarks.chaos import BROKEN, CATALOGUE, KINDS, ChaosWorkspace, soak
 
 JOBS = ("portrait", "footage", BROKEN)
 SEED = 7
@@ -18,8 +18,8 @@ def test_whatever_dies_the_films_are_those_of_a_calm_run(tmp_path: Path):
 
     `soak` raises `Lost` where a film is missing, has other bits or another sidecar, or where another job than the broken one has a dead letter.
     """
-    desk = ActorSlot(tmp_path, [row for row in CATALOGUE if row["id"] in JOBS])
-    tally = soak(desk, SEED, 2, lambda tally: tally.injected.total() < len(KINDS), Console(stderr=True))
+    workspace = ChaosWorkspace(tmp_path, [row for row in CATALOGUE if row["id"] in JOBS])
+    tally = soak(workspace, SEED, 2, lambda tally: tally.injected.total() < len(KINDS), Console(stderr=True))
     assert tally.injected == tally.survived == Counter(KINDS)
     assert tally.films == 2 * tally.rounds
     assert tally.storage.total() > 0
