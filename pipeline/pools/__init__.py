@@ -1,11 +1,11 @@
 """Pools: who runs the stages. One queue and one retry policy for every kind of worker, in this process or on Ray."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
-from infinitedub.pipeline.pools.inline_group import InlineGroup
+from infinitedub.pipeline.pools.inline_group import InlineGroup, Interruptible
 from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.retry import RetryPolicy
 from infinitedub.pipeline.pools.settings import GangSettings, InlineSettings, PoolsSettings
@@ -22,12 +22,11 @@ def open_pools(
     storage: StorageSettings,
     breaker: CircuitBreaker,
     weights: Mapping[str, str],
-    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+    interruptible: Interruptible = nullcontext,
 ) -> dict[str, Pool]:
     """The pool of each stage, by the stage's name; processes start with the first calls. `degree` ranks make a gang.
 
     `weights`: the digest that each process must find of its stage's weights, for the stages that have any.
-    `interruptible`: a context in which a second signal interrupts a stage that runs in this process.
     """
     retry = RetryPolicy(settings.retry, breaker)
     if isinstance(settings, InlineSettings):

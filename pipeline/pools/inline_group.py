@@ -11,6 +11,9 @@ from infinitedub.pipeline.pools.failures import Failure
 from infinitedub.pipeline.pools.worker import Done, Worker
 from infinitedub.stages.contract import Rank
 
+Interruptible = Callable[[], AbstractContextManager[None]]
+"""A context in which a second signal raises `Interrupted` instead of waiting for the event loop."""
+
 
 class Interrupted(BaseException):
     """A second signal arrived while a stage blocked the event loop."""
@@ -19,8 +22,8 @@ class Interrupted(BaseException):
 class InlineGroup:
     """Serves every stage, one call at a time; everything else of the driver waits meanwhile."""
 
-    def __init__(self, workers: Mapping[str, Callable[[], Worker]], interruptible: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        """`workers`: what makes the worker of each stage. `interruptible`: a context in which a second signal raises `Interrupted`."""
+    def __init__(self, workers: Mapping[str, Callable[[], Worker]], interruptible: Interruptible = nullcontext) -> None:
+        """`workers`: what makes the worker of each stage."""
         self._make = workers
         self._interruptible = interruptible
         self._open: dict[str, Worker] = {}

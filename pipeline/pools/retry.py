@@ -90,14 +90,11 @@ async def retry_transient(settings: RetrySettings, stopping: Callable[[], bool],
     def give_up(state: RetryCallState) -> bool:
         return stop_after_attempt(settings.storage)(state) or stopping()
 
-    attempts = 0
+    retrying = AsyncRetrying(stop=give_up, wait=wait, retry=retry_if_exception_type(Transient), reraise=True)
     try:
-        async for attempt in AsyncRetrying(stop=give_up, wait=wait, retry=retry_if_exception_type(Transient), reraise=True):
-            with attempt:
-                attempts = attempt.retry_state.attempt_number
-                return await asyncio.to_thread(call, *arguments)
+        return await retrying(asyncio.to_thread, call, *arguments)
     except Transient as error:
+        attempts = retrying.statistics["attempt_number"]
         if stopping() and attempts < settings.storage:
             raise
         raise retries_exhausted(failure_of(error), attempts) from error
-    raise AssertionError("tenacity ends with a result or an exception")

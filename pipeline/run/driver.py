@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.flow import dub_job
@@ -187,7 +187,7 @@ def weights_of(stages: Mapping[str, StageSpec], storage: Storage) -> dict[str, s
 @cache
 def library_versions() -> dict[str, str]:
     """Of the libraries that can change a film, as far as they are installed."""
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

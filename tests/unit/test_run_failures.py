@@ -181,7 +181,7 @@ def test_credentials_that_run_out_stop_the_run_with_what_it_has(scripted_run: Sc
     assert read_summary(scripted_run.storage, outcome.run)["done"] == outcome.done
 
 
-def test_a_log_whose_end_cannot_be_written_is_told(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
+def test_a_log_whose_end_cannot_be_written_is_reported(scripted_run: ScriptedRun, monkeypatch: pytest.MonkeyPatch):
     scripted_run.config = patient(scripted_run.config, 3)
     put, refused = scripted_run.storage.put, []
 
