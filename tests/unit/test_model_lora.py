@@ -55,8 +55,8 @@ def test_alpha_counts_unless_the_release_is_to_be_repeated(tmp_path):
     down, up = torch.randn(4, 6), torch.randn(5, 4)
     tensors = {"blocks.0.ffn.0.lora_down.weight": down, "blocks.0.ffn.0.lora_up.weight": up, "blocks.0.ffn.0.alpha": torch.tensor(2.0)}
     weight, name = torch.zeros(5, 6), "blocks.0.ffn.net.0.proj.weight"
-    assert torch.allclose(open_saved(tmp_path, tensors, 3.0).merge(name, weight), 3 * 2 / 4 * up @ down)
-    assert torch.allclose(open_saved(tmp_path, tensors, 3.0, compat_upstream=True).merge(name, weight), 3 * up @ down)
+    assert torch.allclose(open_saved(tmp_path, tensors, 3.0).merge(name, weight), 3 * 2 / 4 * up @ down, atol=1e-5)  # the sums are in another order
+    assert torch.allclose(open_saved(tmp_path, tensors, 3.0, compat_upstream=True).merge(name, weight), 3 * up @ down, atol=1e-5)
 
 
 def test_convolutions_and_modulations_are_changed_too(tmp_path):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.weights.checkpoint import Checkpoint
+from infinitedub.stages.model.weights.file_format import FLOAT_DTYPES, READABLE
 from infinitedub.stages.model.weights.keymap import Translate
 
 WeightTransform = Callable[[str, Tensor], Tensor]
@@ -35,6 +36,10 @@ class TensorSource:
         if self.chunks == 1 or full[0] % self.chunks:
             return full
         return torch.Size([full[0] // self.chunks, *full[1:]])
+
+    @property
+    def dtype(self) -> str:
+        return self.checkpoint.dtype(self.name)
 
     def read(self) -> Tensor:
         tensor = self.checkpoint.read(self.name)
@@ -63,12 +68,14 @@ def load_weights(
     """Loads every parameter of an empty `network`, which is then ready for use on `device`.
 
     Values are rounded to `dtype`. Those of `fp32_modules` are rounded too and then stored in float32, because InfiniteTalk computes these modules in
-    float32 from rounded weights. Raises ConfigError, which names missing and surplus tensors and wrong shapes.
+    float32 from rounded weights. Raises ConfigError, which names missing and surplus tensors, wrong shapes and wrong types.
     """
     saved = network.state_dict().keys()
     buffers = {name: buffer for name, buffer in network.named_buffers() if name in saved}
-    wanted = {name: value.shape for name, value in [*network.named_parameters(), *buffers.items()]}
-    check_names_and_shapes(type(network).__name__, wanted, sources)
+    tensors = dict([*network.named_parameters(), *buffers.items()])
+    wanted = {name: value.shape for name, value in tensors.items()}
+    floats = {name for name, value in tensors.items() if value.is_floating_point()}
+    check_names_and_types(type(network).__name__, wanted, floats, sources)
     for name, shape in wanted.items():
         value = sources[name].read().to(device).reshape(shape)
         if transform is not None:
@@ -82,17 +89,24 @@ def load_weights(
     network.to(device).eval()
 
 
-def check_names_and_shapes(network: str, wanted: Mapping[str, torch.Size], sources: Mapping[str, TensorSource]) -> None:
-    """Raises ConfigError unless `sources` has exactly the `wanted` names and shapes. Leading axes of length one are ignored."""
+def check_names_and_types(network: str, wanted: Mapping[str, torch.Size], floats: Collection[str], sources: Mapping[str, TensorSource]) -> None:
+    """Raises ConfigError unless `sources` has exactly the `wanted` names and shapes, and floating-point numbers for the names in `floats`.
+
+    Leading axes of length one are ignored. Anything else than a float in place of a weight is a quantised value, which means nothing without its scale.
+    """
     wrong = [
         f"{name} is {tuple(source.shape)}, wanted {tuple(wanted[name])}"
         for name, source in sources.items()
         if name in wanted and without_leading_ones(source.shape) != without_leading_ones(wanted[name])
     ]
+    untyped = [
+        f"{name} is {source.dtype}, wanted {READABLE}" for name, source in sources.items() if name in floats and source.dtype not in FLOAT_DTYPES
+    ]
     faults = [
         describe_fault("missing", [name for name in wanted if name not in sources]),
         describe_fault("surplus", [f"{source.name} ({source.checkpoint.location})" for name, source in sources.items() if name not in wanted]),
         describe_fault("of a wrong shape", wrong),
+        describe_fault("of a wrong type", untyped),
     ]
     if any(faults):
         locations = sorted({source.checkpoint.location for source in sources.values()})
