@@ -45,9 +45,8 @@ class Bundle:
             network = InfiniteTalkTransformer(**base.sizes, **audio_sizes(adapter, self.speech.config()))
         sources = map_sources(base.checkpoint, base.translate) | map_sources(adapter, upstream)  # the adapter may replace base weights
 
-        opened_loras = [open_lora(path, strength, upstream, compat_upstream) for path, strength in loras]
-        for lora in opened_loras:
-            lora.check_shapes({name: parameter.shape for name, parameter in network.named_parameters()})
+        shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+        opened_loras = [open_lora(path, strength, upstream, compat_upstream).fitted(shapes) for path, strength in loras]
 
         def merge_loras(name: str, value: Tensor) -> Tensor:
             for lora in opened_loras:

@@ -1,6 +1,6 @@
 """Strict loading of a network from checkpoints, one tensor at a time."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.weights.checkpoint import Checkpoint
+from infinitedub.stages.model.weights.faults import describe_fault
 from infinitedub.stages.model.weights.file_format import FLOAT_DTYPES, READABLE
 from infinitedub.stages.model.weights.keymap import Translate
 
 WeightTransform = Callable[[str, Tensor], Tensor]
 """Changes a parameter's float32 value before it is rounded and stored; called with its name and value."""
-
-LISTED = 20  # names per fault in an error message
 
 build_empty = init_empty_weights
 """Within this context networks are built without memory for their parameters; `load_weights` allocates it."""
@@ -92,7 +91,7 @@ def load_weights(
 def check_names_and_types(network: str, wanted: Mapping[str, torch.Size], floats: Collection[str], sources: Mapping[str, TensorSource]) -> None:
     """Raises ConfigError unless `sources` has exactly the `wanted` names and shapes, and floating-point numbers for the names in `floats`.
 
-    Leading axes of length one are ignored. Anything else than a float in place of a weight is a quantised value, which means nothing without its scale.
+    Leading axes of length one are ignored. A weight that is no float is a quantised value, which means nothing without its scale.
     """
     wrong = [
         f"{name} is {tuple(source.shape)}, wanted {tuple(wanted[name])}"
@@ -111,13 +110,6 @@ def check_names_and_types(network: str, wanted: Mapping[str, torch.Size], floats
     if any(faults):
         locations = sorted({source.checkpoint.location for source in sources.values()})
         raise ConfigError(f"{network} cannot be loaded from {', '.join(locations)}:\n" + "\n".join(fault for fault in faults if fault))
-
-
-def describe_fault(fault: str, names: Iterable[str]) -> str:
-    """One line with the number of `names` and the first of them; empty if there are none."""
-    names = list(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} {fault}: {', '.join(names[:LISTED])}{more}" if names else ""
 
 
 def without_leading_ones(shape: torch.Size) -> tuple[int, ...]:
