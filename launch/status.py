@@ -15,7 +15,7 @@ from infinitedub.pipeline.state.run_log import read_dead_letters, read_run, read
 from infinitedub.pipeline.state.run_status import JobStatus, job_statuses
 
 ROWS = 200
-URGENT = ("failed", "running", "waiting", "done")
+URGENT = ("failed", "waiting for room", "running", "waiting", "done")
 
 
 def main(argv: list[str]) -> int:

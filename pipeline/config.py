@@ -56,13 +56,16 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _pools_have_the_device(self) -> Self:
-        gpus = {"condition": 0.0, "generate": 0.0}
-        if isinstance(self.pools, RaySettings):
-            gpus = {"condition": self.pools.condition.gpus, "generate": self.pools.generate.gpus_per_rank}
-        device = self.generate.device
-        for name in gpus:
-            if (device == "cuda") != (gpus[name] > 0):
-                raise ConfigError(
-                    f"generate.device is {device}, but the pools give {name} {gpus[name]:g} GPUs; take pools=cluster for cuda, others for cpu"
-                )
+        pools = self.pools if isinstance(self.pools, RaySettings) else None
+        placed = {
+            "condition": (self.condition.device, pools.condition.gpus if pools else 0.0, "pools.condition.gpus"),
+            "generate": (self.generate.device, pools.generate.gpus_per_rank if pools else 0.0, "pools.generate.gpus_per_rank"),
+        }
+        for name, (device, gpus, setting) in placed.items():
+            if device == "cuda" and gpus == 0:
+                raise ConfigError(f"{name}.device is cuda, but the pools give {name} no GPU; take pools=cluster, or {name}.device=cpu")
+            if device == "cpu" and gpus != 0:
+                only_condition = name == "condition" and self.generate.device == "cuda"
+                mend = f"{setting}=0" if only_condition else "pools=local, or a preset for GPUs such as preset=infinitetalk_480"
+                raise ConfigError(f"{name}.device is cpu, but the pools give {name} GPUs; take {mend}, or {name}.device=cuda")
         return self

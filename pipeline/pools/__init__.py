@@ -6,8 +6,10 @@ from functools import partial
 
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
 from infinitedub.pipeline.pools.inline_group import InlineGroup, Interruptible
+from infinitedub.pipeline.pools.placement import DeviceBytes, check_placement, size_pools
 from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.retry import RetryPolicy
+from infinitedub.pipeline.pools.room import Room
 from infinitedub.pipeline.pools.settings import GangSettings, InlineSettings, PoolsSettings
 from infinitedub.pipeline.pools.worker import Worker
 from infinitedub.pipeline.storage.storage import StorageSettings
@@ -23,10 +25,14 @@ def open_pools(
     breaker: CircuitBreaker,
     weights: Mapping[str, str],
     interruptible: Interruptible = nullcontext,
+    *,
+    autoscaling: bool = False,
+    peaks: DeviceBytes | None = None,
 ) -> dict[str, Pool]:
     """The pool of each stage, by the stage's name; processes start with the first calls. `degree` ranks make a gang.
 
-    `weights`: the digest that each process must find of its stage's weights, for the stages that have any.
+    `weights`: the digest that each process must find of its stage's weights, for the stages that have any. `autoscaling`: nodes may still come.
+    `peaks`: GPU memory of condition and generate, if known. Raises ConfigError if some stage fits on no node of the cluster.
     """
     retry = RetryPolicy(settings.retry, breaker)
     if isinstance(settings, InlineSettings):
@@ -36,13 +42,20 @@ def open_pools(
         return dict.fromkeys(stages, Pool([InlineGroup(workers, interruptible)], retry, rest_seconds=0))  # one group: one call at a time
 
     from infinitedub.pipeline.pools.ray_group import GroupShape, RayGroup
+    from infinitedub.pipeline.pools.ray_nodes import alive_nodes, nodes_with_gpu_memory
 
+    nodes = nodes_with_gpu_memory()
+    settings = size_pools(settings, stages, degree, nodes, peaks)
+    if not autoscaling:
+        check_placement(settings, stages, degree, nodes)
+    room = Room(alive_nodes)
     pools: dict[str, Pool] = {}
     for name, stage in stages.items():
         of_stage = getattr(settings, name)
         gang = isinstance(of_stage, GangSettings)
         shape = GroupShape.of_gang(of_stage, degree) if gang else GroupShape.of_actor(of_stage)
         size = of_stage.gangs if gang else of_stage.actors
-        groups = [RayGroup(name, stage, shape, storage, settings.placement_seconds, weights.get(name, "")) for _ in range(size)]
+        groups = [RayGroup(name, stage, shape, storage, settings.placement_seconds, weights.get(name, ""), room) for _ in range(size)]
         pools[name] = Pool(groups, retry, settings.placement_seconds)
+    room.pools = pools
     return pools

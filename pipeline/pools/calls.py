@@ -38,6 +38,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingForRoom:
+    """The call's worker group has no place on the cluster yet."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkersStarted:
     """The call's worker group has started its processes and opened the stage there."""
 
@@ -70,7 +77,7 @@ class Worked:
     seconds: float
 
 
-Progress = Started | WorkersStarted | Yielded | Retrying | Worked
+Progress = Started | WaitingForRoom | WorkersStarted | Yielded | Retrying | Worked
 
 OnProgress = Callable[[Progress], None]
 """Called on the driver. An exception that it raises ends the call."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from infinitedub.pipeline.pools.calls import OnProgress, StageCall, WorkersStarted
 from infinitedub.pipeline.pools.failures import Failure
+from infinitedub.pipeline.pools.placement import Resources
 from infinitedub.pipeline.pools.worker import Done, Worker
 from infinitedub.stages.contract import Rank
 
@@ -33,6 +34,10 @@ class InlineGroup:
     @property
     def ready(self) -> bool:
         return bool(self._open)
+
+    @property
+    def held(self) -> Resources:
+        return {}
 
     async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
         """The record, or a `Failure`. A failure that may have left the stage unsound costs its worker, and so does an interruption."""

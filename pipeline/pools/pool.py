@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from infinitedub.pipeline.pools.calls import OnProgress, StageCall, Started
 from infinitedub.pipeline.pools.failures import NO_ROOM, Failure, FailureClass
+from infinitedub.pipeline.pools.placement import Resources
 from infinitedub.pipeline.pools.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,15 @@ class WorkerGroup(Protocol):
     def ready(self) -> bool:
         """Whether the processes run and have opened the stage."""
 
+    @property
+    def held(self) -> Resources:
+        """What the group's processes reserve on the cluster now, summed over its ranks; empty while it has no place."""
+
     async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
         """The call's committed record, or a `Failure`. A call that is cancelled takes the group's processes with it."""
 
     async def close(self) -> None:
-        """Closes the stage and ends the processes."""
+        """Closes the stage and ends the processes. A later call starts them again."""
 
 
 @dataclass(order=True, slots=True)
@@ -48,14 +53,14 @@ class Pool:
 
     def __init__(self, groups: Sequence[WorkerGroup], retry: RetryPolicy, rest_seconds: float) -> None:
         """`rest_seconds`: how long a group that cannot be started, while others can, takes no calls."""
-        self._groups = groups
+        self.groups = groups
         self._retry = retry
         self._rest_seconds = rest_seconds
         self._queue: asyncio.PriorityQueue[QueuedCall] = asyncio.PriorityQueue()
         self._arrivals = count()
         self._unused = list(reversed(groups))  # groups that no server task works for yet
         self._servers: set[asyncio.Task[None]] = set()
-        self._idle = 0  # server tasks that wait for a call
+        self._idle: dict[WorkerGroup, tuple[float, asyncio.Task[None]]] = {}  # since when a group waits for a call, and its server task
         self._busy: list[WorkerGroup] = []
         self._was_ready = False
         self._draining = False
@@ -70,13 +75,26 @@ class Pool:
         while not self._queue.empty():
             self._queue.get_nowait().result.cancel()
 
+    @property
+    def idle(self) -> Mapping[WorkerGroup, float]:
+        """The groups that wait for a call, and since when (by `time.monotonic`)."""
+        return {group: since for group, (since, _) in self._idle.items()}
+
+    async def retire(self, group: WorkerGroup) -> None:
+        """Ends the processes of an idle group, which gives its place on the cluster back. A later call starts it again."""
+        _, server = self._idle[group]
+        server.cancel()
+        await asyncio.gather(server, return_exceptions=True)
+        await group.close()
+        self._unused.append(group)
+
     async def close(self) -> None:
         """Drains the pool and ends every process. A call in progress is lost, except for what it has committed."""
         self.drain()
         for server in self._servers:
             server.cancel()
         await asyncio.gather(*self._servers, return_exceptions=True)
-        await asyncio.gather(*(group.close() for group in self._groups))
+        await asyncio.gather(*(group.close() for group in self.groups))
 
     async def _attempt(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
         """One try of the call at the first free group."""
@@ -89,18 +107,20 @@ class Pool:
             queued.result.cancel()
             return
         self._queue.put_nowait(queued)
-        if self._unused and self._queue.qsize() > self._idle:  # groups that have run before are preferred: their stage is open
+        if self._unused and self._queue.qsize() > len(self._idle):  # groups that have run before are preferred: their stage is open
             server = asyncio.create_task(self._serve_calls(self._unused.pop()))
             self._servers.add(server)
             server.add_done_callback(self._servers.discard)
 
     async def _serve_calls(self, group: WorkerGroup) -> None:
         while True:
-            self._idle += 1
+            server = asyncio.current_task()
+            assert server is not None
+            self._idle[group] = (monotonic(), server)
             try:
                 queued = await self._queue.get()
             finally:
-                self._idle -= 1
+                del self._idle[group]
             if queued.result.done():  # cancelled in the queue
                 continue
             answer = await self._served(group, queued)
@@ -137,7 +157,7 @@ class Pool:
         """Whether a group that could not be started is the exception: the fault is its node's then, and the call waits for another group."""
         if not failure.while_opening or failure.kind is not FailureClass.CONFIG:
             return False
-        return any(other.ready or other in self._busy for other in self._groups if other is not group)
+        return any(other.ready or other in self._busy for other in self.groups if other is not group)
 
     def _judged(self, answer: Any) -> Any:
         """The answer; room that was there before and is gone means a lost node, not impossible settings."""

@@ -10,13 +10,16 @@ from typing import Any, Self
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from infinitedub.pipeline.pools.calls import OnProgress, Progress, StageCall, WorkersStarted, Yielded
+from infinitedub.pipeline.pools.calls import OnProgress, Progress, StageCall, WaitingForRoom, WorkersStarted, Yielded
 from infinitedub.pipeline.pools.crash_report import WorkerProcess, crash_report, register_stack_dump
 from infinitedub.pipeline.pools.failures import NO_ROOM, Failure, FailureClass, failure_of, last_lines
 from infinitedub.pipeline.pools.gather import AdaptiveTimeout, GatherResult, Watchdog, gather_ranks
+from infinitedub.pipeline.pools.placement import GroupRequest, Resources, node_text, resource_text
+from infinitedub.pipeline.pools.ray_nodes import alive_nodes
+from infinitedub.pipeline.pools.room import Room
 from infinitedub.pipeline.pools.settings import ActorSettings, GangSettings
 from infinitedub.pipeline.pools.worker import Done, Worker
 from infinitedub.pipeline.storage.storage import StorageSettings
@@ -30,6 +33,8 @@ ActorHandle = Any
 LOCALHOST = "127.0.0.1"  # the ranks of a gang share one node
 NO_RESTART: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}  # the retry policy decides, not Ray
 REPORT_SECONDS = 60.0
+POLL_SECONDS = 0.2  # between two looks at whether a place is reserved
+RETIRE_SECONDS = 2.0  # a free place is reserved faster, so whoever waits longer needs another group's
 CLOSE_SECONDS = 10.0
 LOST = (FailureClass.WORKER_LOST, FailureClass.GANG_LOST, FailureClass.HOST_OOM)
 
@@ -89,14 +94,14 @@ class GroupShape:
     def of_actor(cls, settings: ActorSettings) -> Self:
         """One process; its watchdog has one fixed timeout."""
         timeout = AdaptiveTimeout(settings.watchdog_seconds, 1.0, floor_seconds=settings.watchdog_seconds)
-        share = (settings.cpus, settings.gpus, settings.memory_bytes, settings.threads)
+        share = (settings.cpus, settings.gpus or 0.0, settings.memory_bytes, settings.threads)
         return cls(RayWorker, 1, *share, settings.watchdog_seconds, timeout, 0.0, FailureClass.WORKER_LOST)
 
     @classmethod
     def of_gang(cls, settings: GangSettings, degree: int) -> Self:
         """`degree` ranks; the timeout of their watchdog is learnt from the windows they make."""
         timeout = AdaptiveTimeout(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
-        share = (settings.cpus_per_rank, settings.gpus_per_rank, settings.memory_bytes_per_rank, settings.threads)
+        share = (settings.cpus_per_rank, settings.gpus_per_rank or 0.0, settings.memory_bytes_per_rank, settings.threads)
         return cls(RankWorker, degree, *share, settings.open_seconds, timeout, settings.settle_seconds, FailureClass.GANG_LOST)
 
     @property
@@ -104,21 +109,25 @@ class GroupShape:
         """Of each rank, under Ray's names."""
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes or 0)}
 
-    def __str__(self) -> str:
-        each = resource_text(self.resources)
-        return each if self.worker is RayWorker else f"a gang of {self.ranks} x ({each})"
+    def request(self, stage: str) -> GroupRequest:
+        """What the group asks of the cluster."""
+        return GroupRequest(stage, self.resources, self.ranks, gang=issubclass(self.worker, RankWorker))
 
 
 class RayGroup:
-    """The actors of a group. They are lost and replaced together; a gang's placement group is kept, and moved by Ray if its node dies."""
+    """The actors of a group. They are lost and replaced together; their placement group is kept, and moved by Ray if its node dies."""
 
-    def __init__(self, name: str, stage: Stage, shape: GroupShape, storage: StorageSettings, placement_seconds: float, weights: str) -> None:
+    def __init__(
+        self, name: str, stage: Stage, shape: GroupShape, storage: StorageSettings, placement_seconds: float, weights: str, room: Room
+    ) -> None:
         """`name` is the pool's. `weights`: the digest that the stage's weights must have in every process; empty for none."""
-        self._name = name
+        self._request = shape.request(name)
+        self._room = room
         self._shape = shape
         self._arguments = (stage, storage, shape.threads, weights)
         self._placement_seconds = placement_seconds
         self._placement: PlacementGroup | None = None
+        self._reserved = False
         self._actors: list[ActorHandle] = []
         self._locations: list[WorkerLocation] = []
         self._low_memory = False
@@ -128,6 +137,12 @@ class RayGroup:
     @property
     def ready(self) -> bool:
         return self._ready
+
+    @property
+    def held(self) -> Resources:
+        if self._placement is None or not self._reserved:
+            return {}
+        return {name: amount * self._shape.ranks for name, amount in self._shape.resources.items() if amount}
 
     async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
         """Rank 0's record, or a `Failure`. All ranks get the same call.
@@ -143,6 +158,8 @@ class RayGroup:
             outcome = await with_crash_report(result, self._locations)
         except BaseException:
             self._kill()
+            if not self._reserved:
+                self._release()
             raise
         if not result.group_is_reusable:
             self._kill()
@@ -172,27 +189,27 @@ class RayGroup:
     async def _start(self, low_memory: bool, on_progress: OnProgress) -> Failure | None:
         """Starts all ranks: placement, processes, rendezvous, weights. A failure leaves nothing running."""
         started, restart = monotonic(), self._starts > 0
-        failure = await self._open(low_memory)
+        placement = await self._reserve(on_progress)
+        failure = placement if isinstance(placement, Failure) else await self._open(placement, low_memory)
         self._ready = failure is None
         if failure is None:
             self._starts += 1
             on_progress(WorkersStarted(monotonic() - started, restart))
             return None
         self._kill()
-        if failure.kind is FailureClass.CONFIG and failure.fingerprint != NO_ROOM:  # the fault may be the node's: Ray chooses again next time
+        if failure.kind is FailureClass.CONFIG:  # there is no room, or the fault is the node's: Ray chooses again next time
             self._release()
         return failure
 
-    async def _open(self, low_memory: bool) -> Failure | None:
+    async def _open(self, placement: PlacementGroup, low_memory: bool) -> Failure | None:
         shape = self._shape
         self._low_memory = low_memory
-        self._actors = self._create_actors()
-        try:
-            self._locations = await placed(self._name, self._actors, str(shape), self._placement_seconds)
-        except ConfigError as error:
-            return replace(failure_of(error), fingerprint=NO_ROOM)
-        except RayError as error:
-            return ray_failure(error)
+        self._actors = self._create_actors(placement)
+        located = await gather_ranks([answer_of(actor.locate.remote()) for actor in self._actors], Watchdog(shape.open_seconds), 0)
+        answer = located.outcome()
+        if isinstance(answer, Failure):
+            return answer
+        self._locations = list(located.answers)
         rendezvous = ""
         if shape.ranks > 1:
             hosted = await gather_ranks([answer_of(self._actors[0].host_store.remote())], Watchdog(shape.open_seconds), 0)
@@ -206,16 +223,38 @@ class RayGroup:
         failure: Failure | None = await with_crash_report(result, self._locations)
         return failure
 
-    def _create_actors(self) -> list[ActorHandle]:
+    async def _reserve(self, on_progress: OnProgress) -> PlacementGroup | Failure:
+        """Reserves room for all ranks on one node. Idle groups of other stages give way; `NO_ROOM` if there is none for `placement_seconds`.
+
+        Time does not count while groups of other stages are at work whose end will make room.
+        """
+        request = self._request
+        if self._placement is None:
+            bundle = {name: amount for name, amount in self._shape.resources.items() if amount}
+            self._placement = placement_group([bundle] * self._shape.ranks, strategy="STRICT_PACK")
+        began = looked = monotonic()
+        waited, announced = 0.0, False
+        while placement_group_table(self._placement)["state"] != "CREATED":
+            self._reserved = False
+            await asyncio.sleep(POLL_SECONDS)
+            if monotonic() - began > RETIRE_SECONDS and not announced:
+                announced = True
+                on_progress(WaitingForRoom(f"{request} has no room yet; the cluster has {node_text(alive_nodes())}"))
+            if announced and await self._room.make(request):
+                await asyncio.sleep(RETIRE_SECONDS)  # Ray takes a moment to give the place to this group
+            elif not self._room.will_come(request):
+                waited += monotonic() - looked
+            if waited > self._placement_seconds:
+                return replace(failure_of(no_room(request, self._placement_seconds)), fingerprint=NO_ROOM)
+            looked = monotonic()
+        self._reserved = True
+        return self._placement
+
+    def _create_actors(self, placement: PlacementGroup) -> list[ActorHandle]:
         shape = self._shape
         worker: Any = ray.remote(shape.worker)
         share = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "memory": shape.memory_bytes, **NO_RESTART}
-        if shape.worker is RayWorker:
-            return [worker.options(**share).remote(*self._arguments)]
-        if self._placement is None:
-            bundle = {name: amount for name, amount in shape.resources.items() if amount}
-            self._placement = placement_group([bundle] * shape.ranks, strategy="STRICT_PACK")
-        bundles = [PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index) for index in range(shape.ranks)]
+        bundles = [PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=index) for index in range(shape.ranks)]
         return [worker.options(scheduling_strategy=bundle, **share).remote(*self._arguments) for bundle in bundles]
 
     def _kill(self) -> None:
@@ -229,6 +268,7 @@ class RayGroup:
         if self._placement is not None:
             remove_placement_group(self._placement)
             self._placement = None
+            self._reserved = False
 
     def _as_lost(self, outcome: Any) -> Any:
         """A lost rank is a lost gang."""
@@ -237,25 +277,12 @@ class RayGroup:
         return outcome
 
 
-async def placed(name: str, actors: Sequence[ActorHandle], asked: str, seconds: float) -> list[WorkerLocation]:
-    """Waits until all actors run, and returns where. Raises ConfigError if the cluster has no room for them in that time."""
-    try:
-        async with asyncio.timeout(seconds):  # `wait_for` would leave the gathering's own CancelledError unretrieved
-            return list(await asyncio.gather(*(actor.locate.remote() for actor in actors)))
-    except TimeoutError:
-        nodes = [f"{node['NodeManagerHostname']}: {resource_text(node['Resources'])}" for node in ray.nodes() if node["Alive"]]
-        raise ConfigError(
-            f"{name}: no node had room for {asked} within {seconds:g} s; the cluster has {'; '.join(nodes) or 'no node'} "
-            f"(free in all: {resource_text(ray.available_resources())}); ask for less in pools.{name}, or add a node to the cluster"
-        ) from None
-
-
-def resource_text(resources: dict[str, float]) -> str:
-    """Resources for a message, such as `2 CPU, 1 GPU, 8.0 GB memory`."""
-    parts = [f"{resources.get('CPU', 0):g} CPU", f"{resources.get('GPU', 0):g} GPU"]
-    if memory := resources.get("memory"):
-        parts.append(f"{memory / 1e9:.1f} GB memory")
-    return ", ".join(parts)
+def no_room(request: GroupRequest, seconds: float) -> ConfigError:
+    """No node had room for a group in that time."""
+    return ConfigError(
+        f"{request.stage}: no node had room for {request} within {seconds:g} s; the cluster has {node_text(alive_nodes())} "
+        f"(free in all: {resource_text(ray.available_resources())}); ask for less in pools.{request.stage}, or add a node to the cluster"
+    )
 
 
 async def answer_of(reference: Any) -> Any:

@@ -40,12 +40,12 @@ class RetrySettings(Settings):
 class ActorSettings(Settings):
     """The workers of a stage whose calls run in one process each."""
 
-    actors: Neutral[PositiveInt]
-    """Processes, started one by one as calls arrive."""
-    cpus: Neutral[float] = Field(ge=0)
+    actors: Neutral[PositiveInt | None]
+    """Processes, started one by one as calls arrive; null: one per node of the cluster, for condition one per eight GPUs."""
+    cpus: Neutral[float] = Field(gt=0)
     """CPUs that Ray reserves for each process: how many processes fit on a node, not how many threads they run."""
-    gpus: Neutral[float] = Field(ge=0)
-    """GPUs for each process; a fraction shares one."""
+    gpus: Neutral[float | None] = Field(ge=0)
+    """GPUs for each process; a fraction shares one. null: a quarter if a rank of generate fits beside it, else a whole one (see `size_pools`)."""
     memory_bytes: Neutral[PositiveInt | None]
     """Host memory that Ray reserves for each process; null reserves none."""
     threads: Neutral[PositiveInt]
@@ -57,12 +57,12 @@ class ActorSettings(Settings):
 class GangSettings(Settings):
     """The gangs of a stage whose calls are shared by several processes. Their number per gang is `generate.parallel.degree`."""
 
-    gangs: Neutral[PositiveInt]
-    """Gangs, started one by one as calls arrive."""
+    gangs: Neutral[PositiveInt | None]
+    """Gangs, started one by one as calls arrive; null: as many as the cluster holds. A larger number is lowered to that."""
     cpus_per_rank: Neutral[float] = Field(gt=0)
     """CPUs that Ray reserves for each process."""
-    gpus_per_rank: Neutral[float] = Field(ge=0)
-    """GPUs for each process; 0 computes on the CPU."""
+    gpus_per_rank: Neutral[float | None] = Field(ge=0)
+    """GPUs for each process; 0 computes on the CPU. null: three quarters if condition fits beside it, else a whole one (see `size_pools`)."""
     memory_bytes_per_rank: Neutral[PositiveInt | None]
     """Host memory that Ray reserves for each process; null reserves none."""
     threads: Neutral[PositiveInt]
@@ -101,7 +101,8 @@ class RaySettings(Settings):
     jobs_in_flight: Neutral[PositiveInt]
     """Jobs started and not yet ended; enough to keep the gangs busy, few enough that films are finished before more are started."""
     placement_seconds: Neutral[PositiveFloat]
-    """Time that the cluster has to place a process or gang, including new nodes from its autoscaler."""
+    """Time that the cluster has to place a process or gang, including new nodes from its autoscaler. It does not pass while stages of this run
+    are at work that hold the room, and give it back when idle."""
     same_error_limit: Neutral[PositiveInt]
     """Calls of a stage that may fail with the same error before the circuit breaker stops the run (see `CircuitBreaker`)."""
     ingest: Neutral[ActorSettings]
@@ -124,6 +125,8 @@ class ClusterSettings(Settings):
     """local: a cluster on this machine, started and ended with the run; existing: a running cluster, which is joined and left."""
     address: Neutral[str | None]
     """existing only: "auto" on a machine of the cluster, or "host:port" of its head (6379 unless set otherwise)."""
+    autoscaling: Neutral[bool]
+    """existing only: nodes come when they are asked for, so what fits on no node now is asked for and waits `placement_seconds`."""
     cpus: Neutral[PositiveInt | None]
     """local only: CPUs to count with; null takes those the machine has."""
     object_store_bytes: Neutral[int] = Field(ge=MIN_OBJECT_STORE_BYTES)

@@ -176,7 +176,16 @@ class Driver:
     def _configured_pools(self, specs: Mapping[str, StageSpec], breaker: CircuitBreaker, weights: Mapping[str, str]) -> Mapping[str, Pool]:
         config = self._config
         stages = {name: spec.stage for name, spec in specs.items()}
-        return open_pools(stages, config.generate.parallel.degree, config.pools, config.storage, breaker, weights, self._stop.interruptible)
+        return open_pools(
+            stages,
+            config.generate.parallel.degree,
+            config.pools,
+            config.storage,
+            breaker,
+            weights,
+            self._stop.interruptible,
+            autoscaling=config.cluster.autoscaling,
+        )
 
 
 def weights_of(stages: Mapping[str, StageSpec], storage: Storage) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from time import time
 from typing import Any, TypeVar, cast
 
-from infinitedub.pipeline.pools.calls import CallLabel, Progress, Retrying, StageCall, Started, Worked, WorkersStarted, Yielded
+from infinitedub.pipeline.pools.calls import CallLabel, Progress, Retrying, StageCall, Started, WaitingForRoom, Worked, WorkersStarted, Yielded
 from infinitedub.pipeline.pools.failures import RetriesExhausted
 from infinitedub.pipeline.pools.retry import retry_transient
 from infinitedub.pipeline.run.context import RunContext
@@ -157,6 +157,8 @@ class JobStages:
                 case Started(waited, depth) if not started:  # a retry starts again, but is the same call
                     started = True
                     self._emit("started", call, seconds=waited, detail=f"{depth} waiting" if depth else "")
+                case WaitingForRoom(reason):
+                    self._emit("waiting_for_room", call, detail=reason)
                 case WorkersStarted(seconds, restart):
                     self._emit("workers_restarted" if restart else "workers_started", call, seconds=seconds)
                 case Retrying(attempt, failure_class, wait, reason):

@@ -55,6 +55,6 @@ def condition_settings(config: RunConfig) -> ConditionSettings:
     return ConditionSettings(
         remembered_prompts=config.condition.remembered_prompts,
         buckets=generate.model.buckets,
-        device=generate.device,
+        device=config.condition.device,
         preparation=preparation,
     )

@@ -7,11 +7,14 @@ from infinitedub.pipeline.state.run_log import read_table
 from infinitedub.pipeline.storage.storage import Storage
 
 
+STATES = {"waiting_for_room": "waiting for room"}  # of a job that has not ended, by its last event
+
+
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """The state of one job."""
 
-    state: str = "waiting"  # waiting | running | done | failed
+    state: str = "waiting"  # waiting | running | waiting for room | done | failed
     stage: str = ""  # of its last event
     segments: int = 0
     windows: int = 0
@@ -33,9 +36,11 @@ def job_statuses(storage: Storage, run: str, jobs: Iterable[str]) -> dict[str, J
     counted = table.group_by("job").aggregate([("segment", "count_distinct"), *sums])
     last_stages = table.filter(pc.not_equal(table["stage"], "")).group_by("job", use_threads=False).aggregate([("stage", "last")])
     stage = dict(zip(last_stages["job"].to_pylist(), last_stages["stage_last"].to_pylist(), strict=True))
+    last_events = table.group_by("job", use_threads=False).aggregate([("what", "last")])
+    last = dict(zip(last_events["job"].to_pylist(), last_events["what_last"].to_pylist(), strict=True))
     found = {
         row["job"]: JobStatus(
-            state="failed" if row["failed_sum"] else "done" if row["done_sum"] else "running",
+            state="failed" if row["failed_sum"] else "done" if row["done_sum"] else STATES.get(last[row["job"]], "running"),
             stage=stage.get(row["job"], ""),
             segments=row["segment_count_distinct"],
             windows=row["windows_sum"],

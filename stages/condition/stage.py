@@ -24,7 +24,7 @@ class ConditionStage:
         from infinitedub.stages.engines.registry import ENGINES
 
         if torch.device(rank.device).type != self.config.device:
-            raise ConfigError(f"generate.device is {self.config.device}, but the pool placed condition on {rank.device}; make both the same")
+            raise ConfigError(f"condition.device is {self.config.device}, but the pool placed condition on {rank.device}; make both the same")
         settings = self.config.preparation
         self._preparation = ENGINES[settings.engine].open_preparation(settings, rank, self.config.remembered_prompts)
 

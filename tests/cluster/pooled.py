@@ -6,7 +6,9 @@ from typing import Any
 
 from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.ray_group import GroupShape, RayGroup
+from infinitedub.pipeline.pools.ray_nodes import alive_nodes
 from infinitedub.pipeline.pools.retry import RetryPolicy
+from infinitedub.pipeline.pools.room import Room
 from infinitedub.pipeline.pools.settings import ActorSettings, GangSettings
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.contract import Stage
@@ -47,10 +49,16 @@ def actor_pool_of(
 ) -> Pool:
     """The pool of a stage whose calls run in one process each."""
     shape = GroupShape.of_actor(settings)
-    return Pool([RayGroup("ingest", stage, shape, storage, placement_seconds, "") for _ in range(settings.actors)], retry, placement_seconds)
+    return Pool(
+        [RayGroup("ingest", stage, shape, storage, placement_seconds, "", Room(alive_nodes)) for _ in range(settings.actors)],
+        retry,
+        placement_seconds,
+    )
 
 
 def gang_pool_of(stage: Stage, degree: int, settings: GangSettings, storage: StorageSettings, retry: RetryPolicy) -> Pool:
     """The pool of a stage whose calls are shared by `degree` ranks."""
     shape = GroupShape.of_gang(settings, degree)
-    return Pool([RayGroup("generate", stage, shape, storage, LONG_SECONDS, "") for _ in range(settings.gangs)], retry, LONG_SECONDS)
+    return Pool(
+        [RayGroup("generate", stage, shape, storage, LONG_SECONDS, "", Room(alive_nodes)) for _ in range(settings.gangs)], retry, LONG_SECONDS
+    )

@@ -293,7 +293,9 @@ def test_a_process_that_eats_its_machines_memory_is_ended_and_given_up(
     monkeypatch.setenv("RAY_worker_niceness", "0")
     if ray.is_initialized():
         ray.shutdown()
-    local = ClusterSettings(kind="local", address=None, cpus=1, object_store_bytes=OBJECT_STORE, log_level="error", worker_output=False)
+    local = ClusterSettings(
+        kind="local", address=None, autoscaling=False, cpus=1, object_store_bytes=OBJECT_STORE, log_level="error", worker_output=False
+    )
     with cluster(local):
         (hog,) = ends(actors(diary, storage_settings), call_of("hog", "hog"))
     assert told(hog) == (FailureClass.HOST_OOM, 2)

@@ -24,7 +24,9 @@ from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
 from infinitedub.pipeline.pools.failures import FailureClass, RetriesExhausted
 from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.ray_group import GroupShape, RankWorker, RayGroup
+from infinitedub.pipeline.pools.ray_nodes import alive_nodes
 from infinitedub.pipeline.pools.retry import RetryPolicy
+from infinitedub.pipeline.pools.room import Room
 from infinitedub.pipeline.pools.settings import ActorSettings, ClusterSettings, RetrySettings
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.contract import Files, Rank
@@ -37,7 +39,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers can
 RETRY = RetrySettings(
     storage=3, worker_lost=2, gang_lost=2, node_lost=2, host_oom=2, gpu_oom=2, numeric=2, code=1, backoff_seconds=0.01, backoff_limit_seconds=0.02
 )
-LOCAL = ClusterSettings(kind="local", address=None, cpus=2, object_store_bytes=100 * 2**20, log_level="error", worker_output=False)
+LOCAL = ClusterSettings(kind="local", address=None, autoscaling=False, cpus=2, object_store_bytes=100 * 2**20, log_level="error", worker_output=False)
 ROOT = Path(__file__).parents[2]
 PLACEMENT_SECONDS = 120.0
 
@@ -396,7 +398,7 @@ class HangingHost(RankWorker):
 def test_a_rank_that_hangs_before_the_others_can_meet_it_is_given_up(diary: Diary, storage_settings: StorageSettings) -> None:
     settings = gang_settings(floor_seconds=20, settle_seconds=1).model_copy(update={"open_seconds": 3.0})
     shape = replace(GroupShape.of_gang(settings, 2), worker=HangingHost)
-    group = RayGroup("generate", AddsUp(diary), shape, storage_settings, PLACEMENT_SECONDS, "")
+    group = RayGroup("generate", AddsUp(diary), shape, storage_settings, PLACEMENT_SECONDS, "", Room(alive_nodes))
     pool = Pool([group], retry_policy(), PLACEMENT_SECONDS)
     with pytest.raises(RetriesExhausted, match="made no progress for 3 s") as given_up:
         closing(pool, pool.run(call_of("", "film", stage="generate"), ignore))

@@ -85,8 +85,8 @@ def test_every_verb_tells_how_it_is_used(dub, verb: str):
         (("generate/sampler=5",), "must be a string"),  # Hydra itself fails with a ValueError
         (("generate.sampler.steps=many",), "generate.sampler.steps"),
         (("storage=s3",), "storage.root"),  # a bucket has no default, and certainly not the local folder
-        (("generate.device=cuda", "pools=inline"), "generate.device is cuda, but the pools give condition 0 GPUs"),
-        (("pools=cluster",), "generate.device is cpu, but the pools give condition 1 GPUs"),
+        (("generate.device=cuda", "pools=inline"), "condition.device is cuda, but the pools give condition no GPU; take pools=cluster"),
+        (("pools=cluster",), "condition.device is cpu, but the pools give condition GPUs; take pools=local"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_in_one_line(dub, words: tuple[str, ...], told: str):
