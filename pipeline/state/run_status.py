@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from infinitedub.pipeline.state.run_log import read_table
 from infinitedub.pipeline.storage.storage import Storage
 
-
 STATES = {"waiting_for_room": "waiting for room"}  # of a job that has not ended, by its last event
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from infinitedub.pipeline.state import run_log
 from infinitedub.pipeline.state.run_log import DeadLetter, Event, RunLog, latest_run, read_dead_letters, read_events, read_run, read_summary, runs
+from infinitedub.pipeline.state.run_status import job_statuses
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import BadInput, Transient
 
@@ -188,3 +189,12 @@ def test_a_damaged_dead_letter_is_left_out_of_the_others(storage: Storage, caplo
     storage.put(f"runs/{log.run}/dead/c.json", b'{"job": "c"}')
     assert [letter.job for letter in read_dead_letters(storage, log.run)] == ["b"]
     assert caplog.text.count("cannot be read and is left out") == 2
+
+
+def test_a_job_whose_last_event_waits_for_room_says_so(storage: Storage):
+    with RunLog.begin(storage, {"jobs": ["one", "two"]}) as log:
+        for job, what in (("one", "started"), ("one", "waiting_for_room"), ("two", "waiting_for_room"), ("two", "workers_started")):
+            log.event(Event(1.0, job, 0, None, "generate", what, None, ""))
+        log.finish({})
+    states = job_statuses(storage, log.run, ["one", "two", "three"])
+    assert [state.state for state in states.values()] == ["waiting for room", "running", "waiting"]

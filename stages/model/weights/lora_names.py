@@ -22,8 +22,8 @@ LOW_RANK = (
 FULL_WEIGHT = {".diff": ".weight", ".diff_b": ".bias", ".diff_m": ".modulation"}
 FORMS = (
     "known are MODULE.lora_down.weight with MODULE.lora_up.weight, MODULE.lora_A.weight with MODULE.lora_B.weight (also lora_A.default.weight, "
-    "as PEFT has it), MODULE.alpha, and MODULE.diff, .diff_b and .diff_m; MODULE is a name of Wan2.1 or of diffusers, alone or after diffusion_model., "
-    "transformer. or base_model.model., or as kohya writes it: lora_unet_blocks_0_self_attn_q"
+    "as PEFT has it), MODULE.alpha, and MODULE.diff, .diff_b and .diff_m; MODULE is a name of Wan2.1 or of diffusers, alone or after "
+    "diffusion_model., transformer. or base_model.model., or as kohya writes it: lora_unet_blocks_0_self_attn_q"
 )
 PATCH_EMBEDDING = "patch_embedding.weight"
 
