@@ -56,10 +56,12 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _pools_have_the_device(self) -> Self:
-        pools = self.pools if isinstance(self.pools, RaySettings) else None
+        pools = self.pools
+        if not isinstance(pools, RaySettings):  # in one process, every stage takes the device that it asks for
+            return self
         placed = {
-            "condition": (self.condition.device, pools.condition.gpus if pools else 0.0, "pools.condition.gpus"),
-            "generate": (self.generate.device, pools.generate.gpus_per_rank if pools else 0.0, "pools.generate.gpus_per_rank"),
+            "condition": (self.condition.device, pools.condition.gpus, "pools.condition.gpus"),
+            "generate": (self.generate.device, pools.generate.gpus_per_rank, "pools.generate.gpus_per_rank"),
         }
         for name, (device, gpus, setting) in placed.items():
             if device == "cuda" and gpus == 0:

@@ -26,6 +26,7 @@ class StageCall:
     label: CallLabel
     priority: tuple[float, ...]  # the smallest is served first: jobs started earlier, then the longest segment
     window_kind: tuple[Any, ...] = ()  # windows of one kind should take equally long: frame size and number of speakers
+    window_work: float = 1.0  # see `window_work`
     sources: tuple[tuple[str, str], ...] = ()  # (URI, fingerprint) of each source that the key was made of
 
 

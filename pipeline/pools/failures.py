@@ -15,6 +15,25 @@ NO_ROOM = "no room on the cluster"
 TRANSIENT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EHOSTUNREACH, errno.ENETUNREACH)
 """A disk that is full or gone, a network that is down: a failure of the machine, not of the code."""
 
+GPU_MEMORY = (
+    "cuda error: out of memory",
+    "cuda out of memory",
+    "cudaerrormemoryallocation",
+    "cuda_error_out_of_memory",  # the driver API's name, as Triton and NVRTC print it
+    "cuda failure 2",  # NCCL, which allocates its buffers at the first collective
+    "cuda failure 'out of memory'",  # older NCCL
+    "cudahostalloc",  # pinned memory, which low-memory mode uses
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",  # cuBLAS creates its workspace at the first call and reports a full GPU so
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error_device_allocation_failed",  # since cuDNN 9
+    "unable to find an engine",  # cuDNN found no algorithm whose workspace fits
+    "unable to find a valid cudnn algorithm",  # older torch
+    "cusolver_status_alloc_failed",
+    "cufft_alloc_failed",
+)
+"""Parts of messages, in lower case, with which torch and NVIDIA's libraries report that the GPU's memory is full."""
+
 
 class FailureClass(StrEnum):
     """Why a call failed. Each class has its own budget in `RetrySettings`, under the same name, except the first two."""
@@ -80,7 +99,7 @@ def classify(error: BaseException) -> FailureClass:
         return FailureClass.NUMERIC
     torch_names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
     text = str(error)
-    if "OutOfMemoryError" in torch_names or "CUDA error: out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+    if "OutOfMemoryError" in torch_names or any(part in text.lower() for part in GPU_MEMORY):
         return FailureClass.GPU_OOM
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: " in text or getattr(error, "errno", None) == errno.ENOMEM:
         return FailureClass.HOST_OOM

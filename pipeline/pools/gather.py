@@ -48,16 +48,17 @@ class Watchdog:
 class AdaptiveTimeout:
     """The watchdog's timeout per kind of window, learnt from the slowest window of that kind; shared by the groups of a pool."""
 
-    longest_seconds: float  # before the first window of a kind, and the upper bound afterwards
+    longest_seconds: float  # before the first window of a kind, and the upper bound afterwards; for windows of more work in proportion
     factor: float
     floor_seconds: float
     slowest: dict[object, float] = field(default_factory=dict)
 
-    def seconds_for(self, kind: object) -> float:
-        """The timeout until the next sign of progress of a call of that kind."""
+    def seconds_for(self, kind: object, work: float = 1.0) -> float:
+        """The timeout until the next sign of progress of a call of that kind, whose windows are `work` times the work of a common one."""
+        longest = self.longest_seconds * work
         if kind not in self.slowest:
-            return self.longest_seconds
-        return min(self.longest_seconds, max(self.floor_seconds, self.factor * self.slowest[kind]))
+            return longest
+        return min(longest, max(self.floor_seconds, self.factor * self.slowest[kind]))
 
     def observe(self, kind: object, seconds: float) -> None:
         """A window of that kind has taken so long."""

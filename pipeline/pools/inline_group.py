@@ -53,7 +53,7 @@ class InlineGroup:
         if call.stage not in self._open:
             started, worker = monotonic(), self._make[call.stage]()
             with self._interruptible():
-                failure = worker.open(Rank(low_memory=low_memory))
+                failure = worker.open(Rank(device=worker.device, low_memory=low_memory))
             if failure is not None:
                 return failure.at_opening()
             self._open[call.stage] = worker

@@ -176,12 +176,12 @@ class RayGroup:
 
     async def _work(self, call: StageCall, on_progress: OnProgress) -> GatherResult:
         kind, timeout = (call.window_kind, self._low_memory), self._shape.timeout
-        watchdog = Watchdog(timeout.seconds_for(kind))
+        watchdog = Watchdog(timeout.seconds_for(kind, call.window_work))
 
         def watch(progress: Progress) -> None:
             if isinstance(progress, Yielded) and isinstance(progress.value, Chunk):
                 timeout.observe(kind, watchdog.last_gap_seconds)
-                watchdog.timeout_seconds = timeout.seconds_for(kind)
+                watchdog.timeout_seconds = timeout.seconds_for(kind, call.window_work)
             on_progress(progress)
 
         return await gather_ranks([call_actor(actor, call, watch, watchdog) for actor in self._actors], watchdog, self._shape.settle_seconds)

@@ -70,7 +70,8 @@ class GangSettings(Settings):
     open_seconds: Neutral[PositiveFloat]
     """Time that a gang has to connect its ranks and load the weights; after that it counts as lost."""
     watchdog_seconds: Neutral[PositiveFloat]
-    """A gang that makes no progress for this long, neither a window nor a result, is killed and its call retried; the upper bound."""
+    """A gang that makes no progress for this long, neither a window nor a result, is killed and its call retried; the upper bound.
+    For a window of 480p with 40 steps of 3 passes or less; for more pixels and evaluations in proportion (see `window_work`)."""
     watchdog_factor: Neutral[float] = Field(gt=1)
     """After the first window of a kind the watchdog's timeout is this many times the slowest window of that kind."""
     watchdog_floor_seconds: Neutral[PositiveFloat]

@@ -39,6 +39,11 @@ class Worker:
         self._weights = weights
         self._rank = Rank()
 
+    @property
+    def device(self) -> str:
+        """The device that the stage's settings ask for: where it runs if no pool places it."""
+        return "cuda:0" if getattr(self._stage.config, "device", "cpu") == "cuda" else "cpu"
+
     def open(self, rank: Rank) -> Failure | None:
         """Opens the stage as this rank of its group."""
         self._rank = rank

@@ -25,6 +25,7 @@ class RunContext:
     weights: Mapping[str, str]  # digest of a stage's weights, for the stages that have any
     emit: Callable[[Event], None]
     provenance: Callable[[dict[str, float]], Provenance]
+    window_work: Callable[[int, int], float]  # of a window of that height and width, with the run's sampler and guidance; see `window_work`
     retry: RetrySettings
     breaker: CircuitBreaker
     stopping: Callable[[], bool]

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from types import TracebackType
@@ -16,6 +16,7 @@ from infinitedub.pipeline.pools import open_pools
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
 from infinitedub.pipeline.pools.inline_group import Interrupted
 from infinitedub.pipeline.pools.pool import Pool
+from infinitedub.pipeline.pools.window_work import window_work
 from infinitedub.pipeline.run.context import RunContext
 from infinitedub.pipeline.run.job_stages import JobStages, StageFailed, Stopped
 from infinitedub.pipeline.run.stage_registry import StageSpec, stage_specs
@@ -81,7 +82,7 @@ class Driver:
 
     async def __aenter__(self) -> Self:
         weights = await asyncio.to_thread(weights_of, self.stages, self._storage)
-        settings = self._config.pools
+        settings, generate = self._config.pools, self._config.generate
         breaker = CircuitBreaker(settings.same_error_limit, self._stop.request)
 
         def pools() -> Mapping[str, Pool]:
@@ -106,6 +107,7 @@ class Driver:
             weights=weights,
             emit=self.emit,
             provenance=provenance,
+            window_work=partial(window_work, steps=generate.sampler.steps, passes=len(generate.guidance.passes)),
             retry=settings.retry,
             breaker=breaker,
             stopping=self._stop.soft.is_set,

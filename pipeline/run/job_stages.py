@@ -94,7 +94,8 @@ class JobStages:
 
     async def generate(self, segment: Segment, conditions: Conditions, speech: Speech | None, seed: Seed) -> Clip:
         window_kind = (conditions.height, conditions.width, len(speech.lufs) if speech else 0)
-        return await self._result("generate", (segment, conditions, speech, seed), segment, window_kind=window_kind)
+        work = self.context.window_work(conditions.height, conditions.width)
+        return await self._result("generate", (segment, conditions, speech, seed), segment, window_kind=window_kind, window_work=work)
 
     async def assemble(self, source: Source, clips: tuple[Clip, ...]) -> Film:
         return await self._result("assemble", (source, clips))
@@ -113,6 +114,7 @@ class JobStages:
         keyed: tuple[Any, ...] | None = None,
         extra: dict[str, Any] | None = None,
         window_kind: tuple[Any, ...] = (),
+        window_work: float = 1.0,
         sources: tuple[tuple[str, str], ...] = (),
     ) -> Any:
         """The committed result of a stage. `keyed`: the records that decide it, by default all; `extra`: what else decides it."""
@@ -121,7 +123,7 @@ class JobStages:
         key = key_of(name, spec.version, records if keyed is None else keyed, deciding, {**(extra or {}), "weights": context.weights.get(name, "")})
         frames = 0 if segment is None else segment.span.frames
         label = CallLabel(self.job.id, None if segment is None else segment.index)
-        call = StageCall(name, key, records, label, (self.position, -frames), window_kind, sources)
+        call = StageCall(name, key, records, label, (self.position, -frames), window_kind, window_work, sources)
         found = await self._committed(call, spec, segment)
         if found is not None:
             self._emit("reused", call)

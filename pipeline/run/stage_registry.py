@@ -38,7 +38,7 @@ def stage_specs(config: RunConfig) -> dict[str, StageSpec]:
     specs = [
         StageSpec("ingest", IngestStage(IngestSettings.from_parts(config.ingest, model)), Source),
         StageSpec("segment", SegmentStage(SegmentSettings.from_parts(config.segment, model)), tuple[Segment, ...]),
-        StageSpec("condition", ConditionStage(condition_settings(config)), Conditions),
+        StageSpec("condition", ConditionStage(condition_settings(config)), Conditions, version=2),
         StageSpec("generate", GenerateStage(generate), Clip),
         StageSpec("assemble", AssembleStage(config.assemble), Film),
         StageSpec("publish", PublishStage(config.publish), Receipt),

@@ -85,7 +85,7 @@ def test_every_verb_tells_how_it_is_used(dub, verb: str):
         (("generate/sampler=5",), "must be a string"),  # Hydra itself fails with a ValueError
         (("generate.sampler.steps=many",), "generate.sampler.steps"),
         (("storage=s3",), "storage.root"),  # a bucket has no default, and certainly not the local folder
-        (("generate.device=cuda", "pools=inline"), "condition.device is cuda, but the pools give condition no GPU; take pools=cluster"),
+        (("generate.device=cuda",), "condition.device is cuda, but the pools give condition no GPU; take pools=cluster"),
         (("pools=cluster",), "condition.device is cpu, but the pools give condition GPUs; take pools=local"),
     ],
 )

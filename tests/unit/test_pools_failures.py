@@ -47,6 +47,34 @@ def test_classify(error: Exception, kind: FailureClass) -> None:
     assert classify(error) is kind
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "cudaHostAlloc failed: out of memory",
+        "CUDA out of memory. Tried to allocate 7.80 GiB",
+        "Triton Error [CUDA]: CUDA_ERROR_OUT_OF_MEMORY",
+    ],
+)
+def test_a_full_gpu_is_recognised_in_the_words_of_every_library(text: str) -> None:
+    for kind in (RuntimeError, torch_error("AcceleratorError")):
+        assert classify(kind(text)) is FailureClass.GPU_OOM
+
+
+def test_nccl_without_gpu_memory_is_not_a_lost_gang() -> None:
+    text = "NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error. Last error:\nCuda failure {}"
+    nccl_error = torch_error("DistBackendError", DIST_ERROR)
+    assert classify(nccl_error(text.format("2 'out of memory'"))) is FailureClass.GPU_OOM
+    assert classify(nccl_error(text.format("719 'unspecified launch failure'"))) is FailureClass.GANG_LOST
+
+
 def test_exceptions_of_torch_are_classified() -> None:
     torch = pytest.importorskip("torch")
     assert classify(torch.cuda.OutOfMemoryError("CUDA out of memory")) is FailureClass.GPU_OOM
