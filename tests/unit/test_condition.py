@@ -200,7 +200,7 @@ def test_the_file_has_the_documented_tensors(files, tmp_path):
 
 
 def test_a_rank_on_another_device_than_the_settings_is_refused():
-    with pytest.raises(ConfigError, match=r"generate\.device is cuda.*condition on cpu"):
+    with pytest.raises(ConfigError, match=r"condition\.device is cuda.*condition on cpu"):
         ConditionStage(condition_settings(device="cuda")).open(Rank())
 
 

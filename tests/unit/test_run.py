@@ -144,6 +144,7 @@ def context_of(
         provenance=provenance,
         retry=scripted_run.config.pools.retry,
         breaker=CircuitBreaker(1000, print),
+        window_work=lambda height, width: 1.0,
         stopping=lambda: False,
     )
 

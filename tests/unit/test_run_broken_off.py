@@ -166,7 +166,7 @@ def test_a_second_signal_does_not_wait(scripted_run: ScriptedRun, monkeypatch: p
         async def close(self) -> None:
             waited.append("closed")
 
-    monkeypatch.setattr(driver, "open_pools", lambda *_: {"ingest": Endless()})
+    monkeypatch.setattr(driver, "open_pools", lambda *_, **__: {"ingest": Endless()})
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         outcome = scripted_run.dub(scripted_run.job("a"))
