@@ -23,7 +23,7 @@ def test_a_denoiser_whose_blocks_wait_in_host_memory_makes_the_same_bits(name: s
         return network(latents, given["in.t"], conditioning, given["in.ref_target_masks"], shards=SingleDevice())
 
     wanted, held = flow(), torch.cuda.memory_allocated()
-    offload(network.blocks)
+    offload(network.blocks, "cuda")
     assert torch.equal(flow(), wanted)
     freed = sum(weight.numel() * weight.element_size() for weight in network.blocks.parameters())
     assert held - torch.cuda.memory_allocated() > freed / 2

@@ -40,7 +40,7 @@ def test_weights_are_guests_while_their_layer_computes():
     network, x = nn.Sequential(*layers), torch.ones(1, 4)
     wanted = network(x)
     before = [layer.weight.data.clone() for layer in layers]
-    offload(layers)
+    offload(layers, "cpu")
     homes = [layer.weight.data_ptr() for layer in layers]
     with torch.inference_mode():
         assert torch.equal(network(x), wanted)
@@ -51,9 +51,38 @@ def test_weights_are_guests_while_their_layer_computes():
         assert torch.equal(layer.weight.data, values)
 
 
+def test_the_next_layer_is_prefetched_and_at_most_two_are_there():
+    layers = layers_of(3)
+    offload(layers, "cpu")
+    network = nn.Sequential(*layers)
+    held: list[int] = []
+    slots = [hook.__self__._own for layer in layers for hook in layer._forward_pre_hooks.values()]
+    for layer in layers:
+        layer.register_forward_hook(lambda *_: held.append(sum(slot._copy is not None for slot in slots)))
+    for _ in range(2):
+        network(torch.ones(1, 4))
+    assert held == [1] * 6  # after each layer, its own weights are gone and the next layer's are there
+
+
+def test_layers_may_be_called_in_any_order():
+    layers, x = layers_of(3), torch.ones(1, 4)
+    wanted = [layer(x) for layer in layers]
+    offload(layers, "cpu")
+    for number in (2, 0, 0, 1, 2):
+        assert torch.equal(layers[number](x), wanted[number])
+
+
+def test_weights_of_several_types_share_a_buffer():
+    layer = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7).double(), nn.BatchNorm1d(7).double())
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    offload([layer], "cpu")
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert len({value.untyped_storage().data_ptr() for value in layer.state_dict().values()}) == 1
+
+
 def test_a_layer_that_fails_leaves_as_well():
     (layer,) = layers_of(1)
-    offload([layer])
+    offload([layer], "cpu")
     home = layer.weight.data_ptr()
     with pytest.raises(FloatingPointError):
         layer(torch.full((1, 4), torch.nan))
@@ -63,12 +92,11 @@ def test_a_layer_that_fails_leaves_as_well():
 def test_conditions_and_frames_are_the_same_with_little_memory(files, tmp_path, monkeypatch):
     sent: list[int] = []
 
-    def counted(layers: nn.ModuleList) -> None:
+    def counted(layers: nn.ModuleList, device: torch.device | str) -> None:
         sent.append(len(layers))
-        offload(layers)
+        offload(layers, device)
 
-    for module in ("preparation", "window"):
-        monkeypatch.setattr(f"infinitedub.stages.engines.infinitetalk.{module}.offload", counted)
+    monkeypatch.setattr("infinitedub.stages.model.weights.bundle.offload", counted)
     photograph, features = tmp_path / "face.png", tmp_path / "speech.safetensors"
     Image.fromarray(np.random.default_rng(0).integers(60, 200, (64, 64, 3), np.uint8)).save(photograph)
     save_file({"speaker_0": torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(5)), "silence": torch.zeros(3, 64)}, features)

@@ -25,7 +25,6 @@ from infinitedub.stages.engines.infinitetalk.references import Reference, encode
 from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkPreparationSettings
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.offload import offload
 from infinitedub.stages.model.tensorfile import create_tensorfile
 from infinitedub.stages.model.weights.bundle import open_bundle
 from infinitedub.stages.model.weights.paths import resolve_weights
@@ -84,9 +83,7 @@ def open_preparation(settings: InfiniteTalkPreparationSettings, rank: Rank, reme
     """Loads the encoders onto the rank's device."""
     dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
     bundle = open_bundle(resolve_weights(settings.weights))
-    text_encoder = bundle.text_encoder(dtype, rank.device)
-    if rank.low_memory:
-        offload(text_encoder.model.encoder.block)
+    text_encoder = bundle.text_encoder(dtype, rank.device, low_memory=rank.low_memory)
     # fp16 as in upstream's wan_multitalk_14B.py: CLIP's tokens are 0.16 % off float32, in bfloat16 1.4 %.
     image_encoder = bundle.image_encoder(torch.float16 if settings.dtype == "bf16" else torch.float32, rank.device)
     codec = bundle.codec(torch.float32, rank.device)

@@ -17,7 +17,6 @@ from infinitedub.stages.engines.parallel import from_first
 from infinitedub.stages.engines.settings import EngineSettings
 from infinitedub.stages.model.dit import PATCH, EmbeddedConditioning, InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
-from infinitedub.stages.model.offload import offload
 from infinitedub.stages.model.shards import Shards, plan_shards
 from infinitedub.stages.model.weights.bundle import open_bundle
 from infinitedub.stages.model.weights.paths import resolve_weights
@@ -133,9 +132,8 @@ def open_engine(model: InfiniteTalkModel, settings: EngineSettings, rank: Rank, 
         rank.device,
         [(resolve_weights(lora.path), lora.scale) for lora in model.loras],
         compat_upstream=settings.compat == "upstream",
+        low_memory=rank.low_memory,
     )
-    if rank.low_memory:
-        offload(transformer.blocks)
     return InfiniteTalk(
         transformer,
         bundle.codec(torch.float32, rank.device) if rank.index == 0 else None,

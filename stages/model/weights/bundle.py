@@ -13,6 +13,7 @@ from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.dit import InfiniteTalkTransformer
 from infinitedub.stages.model.image_encoder import ImageEncoder
 from infinitedub.stages.model.latent_codec import LatentCodec
+from infinitedub.stages.model.offload import offload
 from infinitedub.stages.model.text_encoder import TextEncoder
 from infinitedub.stages.model.weights.checkpoint import SafetensorsCheckpoint, require_path
 from infinitedub.stages.model.weights.keymap import TRANSFORMER, translator
@@ -36,9 +37,17 @@ class Bundle:
     speech: SpeechCheckpoint
 
     def transformer(
-        self, dtype: torch.dtype, device: Device, loras: Sequence[tuple[Path, float]] = (), compat_upstream: bool = False
+        self,
+        dtype: torch.dtype,
+        device: Device,
+        loras: Sequence[tuple[Path, float]] = (),
+        compat_upstream: bool = False,
+        low_memory: bool = False,
     ) -> InfiniteTalkTransformer:
-        """The denoiser, with `loras` (file, strength) merged. compat_upstream reproduces the release: see the class and `open_lora`."""
+        """The denoiser, with `loras` (file, strength) merged. compat_upstream reproduces the release: see the class and `open_lora`.
+
+        low_memory: the blocks' weights stay in host memory and never fill the device, not even while they are loaded.
+        """
         base, adapter = self.layout.transformer(), SafetensorsCheckpoint([require_path(self.adapter, "InfiniteTalk's audio weights")])
         upstream = translator(TRANSFORMER)
         with build_empty():
@@ -59,9 +68,12 @@ class Bundle:
             dtype=dtype,
             device=device,
             fp32_modules=network.fp32_modules,
+            host_modules=["blocks"] if low_memory else (),
             transform=merge_loras if opened_loras else None,
         )
         network.compat_upstream = compat_upstream
+        if low_memory:
+            offload(network.blocks, device)
         return network
 
     def codec(self, dtype: torch.dtype, device: Device) -> LatentCodec:
@@ -71,12 +83,16 @@ class Bundle:
         load_weights(network, map_sources(weights.checkpoint, weights.translate), dtype=dtype, device=device)
         return LatentCodec(network)
 
-    def text_encoder(self, dtype: torch.dtype, device: Device) -> TextEncoder:
+    def text_encoder(self, dtype: torch.dtype, device: Device, low_memory: bool = False) -> TextEncoder:
+        """low_memory: the weights of its layers stay in host memory."""
         weights = self.layout.text()
         with build_empty():
             network = UMT5EncoderModel(weights.sizes)
             network.encoder.embed_tokens = network.shared
-        load_weights(network, map_sources(weights.checkpoint, weights.translate), dtype=dtype, device=device)
+        host_modules = ["encoder.block"] if low_memory else ()
+        load_weights(network, map_sources(weights.checkpoint, weights.translate), dtype=dtype, device=device, host_modules=host_modules)
+        if low_memory:
+            offload(network.encoder.block, device)
         return TextEncoder(network, open_tokenizer(self.layout.tokenizer()))
 
     def image_encoder(self, dtype: torch.dtype, device: Device) -> ImageEncoder:

@@ -62,9 +62,10 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device | str,
     fp32_modules: Collection[str] = (),
+    host_modules: Collection[str] = (),
     transform: WeightTransform | None = None,
 ) -> None:
-    """Loads every parameter of an empty `network`, which is then ready for use on `device`.
+    """Loads every parameter of an empty `network`, which is then ready for use on `device`; those of `host_modules` pass it and stay in host memory.
 
     Values are rounded to `dtype`. Those of `fp32_modules` are rounded too and then stored in float32, because InfiniteTalk computes these modules in
     float32 from rounded weights. Raises ConfigError, which names missing and surplus tensors, wrong shapes and wrong types.
@@ -81,11 +82,22 @@ def load_weights(
             value = transform(name, value.float())
         if value.is_floating_point():
             value = value.to(dtype)
-        if any(name.startswith(f"{module}.") for module in fp32_modules):
+        if within(name, fp32_modules):
             value = value.float()
+        if within(name, host_modules):
+            value = value.cpu()
         path, _, leaf = name.rpartition(".")
         setattr(network.get_submodule(path), leaf, value if name in buffers else nn.Parameter(value, requires_grad=False))
-    network.to(device).eval()
+    for name, buffer in network.named_buffers():  # those that no checkpoint holds
+        if name not in buffers and not within(name, host_modules):
+            path, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(path), leaf, buffer.to(device))
+    network.eval()
+
+
+def within(name: str, modules: Collection[str]) -> bool:
+    """Whether a parameter belongs to one of the modules."""
+    return any(name.startswith(f"{module}.") for module in modules)
 
 
 def check_names_and_types(network: str, wanted: Mapping[str, torch.Size], floats: Collection[str], sources: Mapping[str, TensorSource]) -> None:
