@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 from infinitedub.pipeline.pools.circuit_breaker import CircuitBreaker
 from infinitedub.pipeline.pools.inline_group import InlineGroup, Interruptible
-from infinitedub.pipeline.pools.placement import DeviceBytes, check_placement, size_pools
+from infinitedub.pipeline.pools.placement import check_placement, needs_low_memory, size_pools
 from infinitedub.pipeline.pools.pool import Pool
 from infinitedub.pipeline.pools.retry import RetryPolicy
 from infinitedub.pipeline.pools.room import Room
@@ -14,6 +15,7 @@ from infinitedub.pipeline.pools.settings import GangSettings, InlineSettings, Po
 from infinitedub.pipeline.pools.worker import Worker
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.contract import Stage
+from infinitedub.stages.engines.device_bytes import DeviceBytes
 from infinitedub.stages.errors import ConfigError
 
 
@@ -54,6 +56,7 @@ def open_pools(
         of_stage = getattr(settings, name)
         gang = isinstance(of_stage, GangSettings)
         shape = GroupShape.of_gang(of_stage, degree) if gang else GroupShape.of_actor(of_stage)
+        shape = replace(shape, low_memory=needs_low_memory(getattr(peaks, name, None), nodes))
         size = of_stage.gangs if gang else of_stage.actors
         groups = [RayGroup(name, stage, shape, storage, settings.placement_seconds, weights.get(name, ""), room) for _ in range(size)]
         pools[name] = Pool(groups, retry, settings.placement_seconds)

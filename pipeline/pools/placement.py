@@ -6,6 +6,7 @@ from math import ceil, floor
 from typing import TypeVar
 
 from infinitedub.pipeline.pools.settings import ActorSettings, GangSettings, RaySettings
+from infinitedub.stages.engines.device_bytes import DeviceBytes
 from infinitedub.stages.errors import ConfigError
 
 Resources = Mapping[str, float]
@@ -39,14 +40,6 @@ class GroupRequest:
     def __str__(self) -> str:
         each = resource_text(self.per_rank)
         return f"a gang of {self.ranks} x ({each})" if self.gang else each
-
-
-@dataclass(frozen=True)
-class DeviceBytes:
-    """GPU memory that condition and a rank of generate need at their peaks."""
-
-    condition: int
-    generate: int
 
 
 def resource_text(resources: Resources) -> str:
@@ -158,6 +151,12 @@ def shares_a_gpu(peaks: DeviceBytes, nodes: Sequence[Node]) -> bool:
     sizes = [node.gpu_bytes for node in nodes if node.total.get("GPU")]
     known = [size for size in sizes if size is not None]
     return bool(known) and len(known) == len(sizes) and peaks.condition + peaks.generate <= min(known)
+
+
+def needs_low_memory(peak: int | None, nodes: Sequence[Node]) -> bool:
+    """Whether a stage with that peak of GPU memory, if it is known, does not fit into the smallest GPU whose memory is known."""
+    known = [node.gpu_bytes for node in nodes if node.gpu_bytes is not None]
+    return peak is not None and bool(known) and peak > min(known)
 
 
 def replaced(share: Share, **values: object) -> Share:

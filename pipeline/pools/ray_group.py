@@ -89,6 +89,7 @@ class GroupShape:
     timeout: AdaptiveTimeout  # shared by the groups of a pool
     settle_seconds: float
     lost: FailureClass  # the class of a lost process
+    low_memory: bool = False  # from the start, since the GPU is too small otherwise
 
     @classmethod
     def of_actor(cls, settings: ActorSettings) -> Self:
@@ -149,6 +150,7 @@ class RayGroup:
 
         A group in low-memory mode stays in it: it is hardly slower, and another call may need it as well.
         """
+        low_memory = low_memory or self._shape.low_memory
         try:
             if low_memory and not self._low_memory:
                 self._kill()

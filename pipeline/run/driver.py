@@ -187,6 +187,7 @@ class Driver:
             weights,
             self._stop.interruptible,
             autoscaling=config.cluster.autoscaling,
+            peaks=config.engine.device_bytes(config.generate) if config.generate.device == "cuda" else None,
         )
 
 

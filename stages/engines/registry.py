@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infinitedub.stages.contract import Rank
+from infinitedub.stages.engines.device_bytes import DeviceBytes
+from infinitedub.stages.engines.infinitetalk.memory import device_bytes
 from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkModel, InfiniteTalkPreparationSettings
 from infinitedub.stages.engines.settings import EngineSettings
 from infinitedub.stages.engines.test_pattern.settings import PatternModel, PatternPreparationSettings
@@ -26,6 +28,7 @@ class EngineSpec:
     needs_speech: bool  # whether listen runs, and whether every row of the catalogue must name speech
     preparation_settings: type[Settings]
     open_preparation: "Callable[[Any, Rank, int], Preparation]"  # (preparation settings, rank, prompts to cache)
+    device_bytes: "Callable[[EngineSettings], DeviceBytes | None]"  # on a GPU; None if the engine does not say
     open_engine: "Callable[[Any, EngineSettings, Rank, Shards], Engine[Any]]"  # (model record, engine settings, rank, shards)
 
 
@@ -53,7 +56,13 @@ def open_test_pattern(model: PatternModel, settings: EngineSettings, rank: Rank,
     return MovingBars(rank)
 
 
+def infinitetalk_device_bytes(settings: EngineSettings) -> DeviceBytes:
+    """For the largest frames of the model."""
+    pixels = max(height * width for height, width in settings.model.buckets.values())
+    return device_bytes(pixels, settings.precision.dtype, settings.parallel.degree)
+
+
 ENGINES: dict[str, EngineSpec] = {
-    "infinitetalk": EngineSpec(True, InfiniteTalkPreparationSettings, open_infinitetalk_preparation, open_infinitetalk),
-    "test_pattern": EngineSpec(False, PatternPreparationSettings, open_test_pattern_preparation, open_test_pattern),
+    "infinitetalk": EngineSpec(True, InfiniteTalkPreparationSettings, open_infinitetalk_preparation, infinitetalk_device_bytes, open_infinitetalk),
+    "test_pattern": EngineSpec(False, PatternPreparationSettings, open_test_pattern_preparation, lambda _: None, open_test_pattern),
 }

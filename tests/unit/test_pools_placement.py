@@ -7,16 +7,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from infinitedub.pipeline.pools.placement import (
-    DeviceBytes,
     GroupRequest,
     Node,
     check_placement,
     groups_that_fit,
+    needs_low_memory,
     requests_of,
     shares_a_gpu,
     size_pools,
 )
 from infinitedub.pipeline.pools.settings import RaySettings
+from infinitedub.stages.engines.device_bytes import DeviceBytes
 from infinitedub.stages.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -110,3 +111,10 @@ def test_a_card_of_unknown_size_is_not_shared() -> None:
     assert not shares_a_gpu(SHARING, [node(8, 1), node(8, 1, card_gib=24)])
     assert not shares_a_gpu(SHARING, [node(8, 1), node(8, 1, card_gib=None)])
     assert shares_a_gpu(SHARING, [node(8, 1), node(8, 0)])
+
+
+def test_a_gpu_that_is_too_small_starts_in_low_memory_mode() -> None:
+    assert needs_low_memory(45 * GIB, [node(8, 1), node(8, 1, card_gib=24)])
+    assert not needs_low_memory(45 * GIB, [node(8, 1), node(8, 0)])
+    assert not needs_low_memory(45 * GIB, [node(8, 1, card_gib=None)])
+    assert not needs_low_memory(None, [node(8, 1, card_gib=24)])
