@@ -22,9 +22,11 @@ class ConditionStage:
         import torch
 
         from infinitedub.stages.engines.registry import ENGINES
+        from infinitedub.stages.model.determinism import use_deterministic_kernels
 
         if torch.device(rank.device).type != self.config.device:
             raise ConfigError(f"condition.device is {self.config.device}, but the pool placed condition on {rank.device}; make both the same")
+        use_deterministic_kernels()
         settings = self.config.preparation
         self._preparation = ENGINES[settings.engine].open_preparation(settings, rank, self.config.remembered_prompts)
 

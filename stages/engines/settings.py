@@ -50,3 +50,7 @@ class EngineSettings(Settings):
     compat: Decides[Literal["none", "upstream"]]
     """upstream: reproduce the release: past its end, speech is played backwards; boxes are read as [y_min, x_min, y_max, x_max]; one colour reference
     for the whole film; the attention map of two persons is computed as in the release."""
+    attention: Decides[Literal["native", "flash", "efficient", "cudnn", "math"]]
+    """Torch's kernel for scaled dot-product attention; native: torch chooses. Kernels round differently. xfuser has its own."""
+    compile: Decides[bool]
+    """Whether torch compiles the transformer's blocks: costs minutes at the first window of each size; rounds differently."""

@@ -31,9 +31,11 @@ class GenerateStage:
 
         from infinitedub.stages.engines.parallel import join
         from infinitedub.stages.engines.registry import ENGINES
+        from infinitedub.stages.model.determinism import use_deterministic_kernels
 
         if torch.device(rank.device).type != self.config.device:
             raise ConfigError(f"generate.device is {self.config.device}, but the pool placed generate on {rank.device}; make both the same")
+        use_deterministic_kernels()
         model = self.config.model
         self._rank = rank
         self._shards = join(rank, self.config.parallel)

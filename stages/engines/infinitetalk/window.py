@@ -4,6 +4,7 @@ Shapes as in window_inputs.py; k is the number of latent frames that are known f
 `generate_infinitetalk` in wan/multitalk.py.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ from infinitedub.stages.contract import Rank
 from infinitedub.stages.engines.engine import Noise
 from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkModel
 from infinitedub.stages.engines.infinitetalk.window_inputs import ConditionedSegment, WindowInputs
-from infinitedub.stages.engines.parallel import from_first
+from infinitedub.stages.engines.parallel import XfuserUlysses, from_first
 from infinitedub.stages.engines.settings import EngineSettings
+from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.attention_kernels import attention_kernel, check_kernel
 from infinitedub.stages.model.dit import PATCH, EmbeddedConditioning, InfiniteTalkTransformer
 from infinitedub.stages.model.latent_codec import LatentCodec
 from infinitedub.stages.model.shards import Shards, plan_shards
@@ -25,6 +28,8 @@ from infinitedub.stages.sampling.guidance import Guidance, Pass
 from infinitedub.stages.sampling.samplers import SAMPLERS, SamplerSettings
 from infinitedub.stages.sampling.schedules import TIMESTEPS, shifted_sigmas
 from infinitedub.stages.sampling.step_cache import Cache, ResidualCache, TeaCache
+
+logger = logging.getLogger(__name__)
 
 
 class InfiniteTalk:
@@ -40,7 +45,9 @@ class InfiniteTalk:
         cache: Cache,
         shards: Shards,
         device: torch.device | str,
+        attention: str = "native",
     ) -> None:
+        """`attention`: one of `attention_kernels.BACKENDS`."""
         self._transformer = transformer
         self._codec = codec
         self._sampler = sampler
@@ -48,6 +55,7 @@ class InfiniteTalk:
         self._cache = cache
         self._shards = shards
         self._device = device
+        self._attention = attention
 
     def open_segment(self, segment: Segment, conditions: Path, speech: Path | None) -> ConditionedSegment:
         if speech is None:
@@ -61,7 +69,8 @@ class InfiniteTalk:
 
     @torch.inference_mode()
     def window(self, inputs: WindowInputs, motion_frames: Tensor | None, noise: Noise) -> Tensor | None:
-        latents = self.denoise(inputs, self._known_latents(inputs, motion_frames), noise(inputs.reference.shape))
+        with attention_kernel(self._attention):
+            latents = self.denoise(inputs, self._known_latents(inputs, motion_frames), noise(inputs.reference.shape))
         if not torch.isfinite(latents).all():  # the same on every rank
             raise FloatingPointError("the latents hold NaN or infinity after denoising; try generate/precision=fp32, or another seed")
         return None if self._codec is None else self._codec.decode(latents)
@@ -126,6 +135,10 @@ def first_frame_mask(reference: Tensor) -> Tensor:
 
 def open_engine(model: InfiniteTalkModel, settings: EngineSettings, rank: Rank, shards: Shards) -> InfiniteTalk:
     """Loads the transformer, and on rank 0 the codec, onto the rank's device."""
+    if settings.attention != "native" and isinstance(shards, XfuserUlysses):
+        raise ConfigError(
+            f"generate.attention={settings.attention} is a kernel of torch; take generate.parallel.backend=torch, or generate.attention=native"
+        )
     bundle = open_bundle(resolve_weights(model.weights), resolve_weights(model.adapter), resolve_weights(model.speech))
     transformer = bundle.transformer(
         torch.bfloat16 if settings.precision.dtype == "bf16" else torch.float32,
@@ -134,6 +147,10 @@ def open_engine(model: InfiniteTalkModel, settings: EngineSettings, rank: Rank, 
         compat_upstream=settings.compat == "upstream",
         low_memory=rank.low_memory,
     )
+    check_kernel(settings.attention, transformer.config.attention_head_dim, transformer.dtype, rank.device)
+    logger.info("attention kernel: %s; compiled blocks: %s", settings.attention, settings.compile)
+    if settings.compile:
+        compile_blocks(transformer)
     return InfiniteTalk(
         transformer,
         bundle.codec(torch.float32, rank.device) if rank.index == 0 else None,
@@ -142,4 +159,11 @@ def open_engine(model: InfiniteTalkModel, settings: EngineSettings, rank: Rank, 
         cache=settings.cache,
         shards=shards,
         device=rank.device,
+        attention=settings.attention,
     )
+
+
+def compile_blocks(transformer: InfiniteTalkTransformer) -> None:
+    """Compiles the forward of each block. All share one graph; the hooks of offloading stay outside of it."""
+    for block in transformer.blocks:
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
