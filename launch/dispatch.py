@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from infinitedub.pipeline.catalogue.rows import Catalogue, read_catalogue
+from infinitedub.pipeline.catalogue.rows import Catalogue
 from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.run.batch import Outcome, run_catalogue
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
@@ -27,7 +27,7 @@ def dispatch(
 ) -> int:
     """Runs the catalogue, or the rows named by `ids`. The cluster stays up until `session` ends, for the next point of a sweep."""
     storage = Storage(config.storage)
-    catalogue = chosen(read_catalogue(config.catalogue, storage.open_input, config.rows, needs_speech=config.engine.needs_speech), ids)
+    catalogue = chosen(config.read_rows(storage.open_input), ids)
     for row in catalogue.bad:
         print(f"{config.catalogue}: {row}", file=sys.stderr)
     if catalogue.bad and config.on_bad_row == "stop":

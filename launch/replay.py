@@ -23,7 +23,6 @@ from typing import Any
 from infinitedub.launch.compose import checked, compose
 from infinitedub.launch.dispatch import ALL_DONE, SOME_FAILED, STOPPED, chosen
 from infinitedub.launch.run_history import find_run, overrides_of
-from infinitedub.pipeline.catalogue.rows import read_catalogue
 from infinitedub.pipeline.config import RunConfig
 from infinitedub.pipeline.flow import dub_segment, prepare_job
 from infinitedub.pipeline.pools.calls import StageCall
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> int:
     record = read_run(shared, run)
     config = inline_config(checked(compose(overrides_of(record, args.overrides))))
     shared = Storage(config.storage)
-    rows = chosen(read_catalogue(config.catalogue, shared.open_input, config.rows, needs_speech=config.engine.needs_speech), frozenset([name]))
+    rows = chosen(config.read_rows(shared.open_input), frozenset([name]))
     if not rows.jobs:
         raise ConfigError(f"{config.catalogue}: {rows.bad[0]}")
     if number is None:

@@ -1,11 +1,13 @@
 """The whole configuration of a run, checked once: the same paths as the folders of conf/."""
 
 import re
-from typing import Literal, Self
+from collections.abc import Callable
+from functools import partial
+from typing import BinaryIO, Literal, Self
 
 from pydantic import model_validator
 
-from infinitedub.pipeline.catalogue.rows import RowSettings
+from infinitedub.pipeline.catalogue.rows import Catalogue, RowSettings, read_catalogue
 from infinitedub.pipeline.pools.settings import ClusterSettings, PoolsSettings, RaySettings
 from infinitedub.pipeline.storage.storage import StorageSettings
 from infinitedub.stages.assemble.settings import AssembleSettings
@@ -53,6 +55,11 @@ class RunConfig(Settings):
     def engine(self) -> EngineSpec:
         """The engine that the model's record names."""
         return ENGINES[self.generate.model.engine]
+
+    def read_rows(self, opener: Callable[[str], BinaryIO]) -> Catalogue:
+        """The rows of the catalogue, checked against what the engine and its model need. Raises ConfigError as `read_catalogue`."""
+        voices_fault = partial(self.engine.voices_fault, self.generate.model)
+        return read_catalogue(self.catalogue, opener, self.rows, needs_speech=self.engine.needs_speech, voices_fault=voices_fault)
 
     @model_validator(mode="after")
     def _pools_have_the_device(self) -> Self:

@@ -23,6 +23,8 @@ from infinitedub.stages.settings import Decides, Settings
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
+VoicesFault = Callable[[int], str]
+
 COLUMNS = ("id", "source", "speech", "speech_2", "speakers", "boxes", "turns", "prompt", "negative_prompt", "length", "seed")
 IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -65,9 +67,12 @@ class Catalogue:
     bad: tuple[BadRow, ...]
 
 
-def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSettings, *, needs_speech: bool = True) -> Catalogue:
+def read_catalogue(
+    uri: str, opener: Callable[[str], BinaryIO], defaults: RowSettings, *, needs_speech: bool = True, voices_fault: VoicesFault = lambda voices: ""
+) -> Catalogue:
     """Every row of a JSONL, CSV or Parquet file. Relative URIs in it are relative to the catalogue's folder.
 
+    `voices_fault`: why the model cannot dub a row with so many voices; empty if it can.
     Raises ConfigError if the file cannot be opened, is not a table, or has more than MAX_ROWS rows.
     """
     good: dict[int, Job] = {}
@@ -78,7 +83,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
             for count, row in enumerate(read_rows(uri, stream), start=1):
                 if count > MAX_ROWS:
                     raise ConfigError(f"catalogue {uri} has more than {MAX_ROWS} rows; split it into several")
-                parsed = _parse_row(row, uri, defaults, needs_speech)
+                parsed = _parse_row(row, uri, defaults, needs_speech, voices_fault)
                 if parsed.id:
                     lines_of.setdefault(parsed.id, []).append(row.line)
                 if isinstance(parsed, Job):
@@ -100,7 +105,7 @@ def read_catalogue(uri: str, opener: Callable[[str], BinaryIO], defaults: RowSet
 # -- one row ------------------------------------------------------------------------------------------------------------
 
 
-def _parse_row(row: TableRow, uri: str, defaults: RowSettings, needs_speech: bool) -> Job | BadRow:
+def _parse_row(row: TableRow, uri: str, defaults: RowSettings, needs_speech: bool, voices_fault: VoicesFault) -> Job | BadRow:
     """The job of a row, or all its errors."""
     if row.problem:
         return BadRow(row.line, None, (row.problem,))
@@ -148,6 +153,8 @@ def _parse_row(row: TableRow, uri: str, defaults: RowSettings, needs_speech: boo
         else:
             speakers = tuple(Speaker(voice, boxes[index] if boxes else None) for index, voice in enumerate(given))
 
+    if speakers and (fault := voices_fault(len(speakers))):
+        reasons.append(fault)
     if reasons or name is None or picture is None or speakers is None:
         return BadRow(row.line, name, tuple(reasons))
     return Job(

@@ -20,6 +20,7 @@ from infinitedub.pipeline.pools.window_work import window_work
 from infinitedub.pipeline.run.context import RunContext
 from infinitedub.pipeline.run.job_stages import JobStages, StageFailed, Stopped
 from infinitedub.pipeline.run.stage_registry import StageSpec, stage_specs
+from infinitedub.pipeline.run.start_check import check_before_start
 from infinitedub.pipeline.run.stop import StopSignal
 from infinitedub.pipeline.state.forced_rerun import ForcedRerun
 from infinitedub.pipeline.state.ledger import Ledger
@@ -81,6 +82,7 @@ class Driver:
         self._positions = count()
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(check_before_start, self._config, self._storage)
         weights = await asyncio.to_thread(weights_of, self.stages, self._storage)
         settings, generate = self._config.pools, self._config.generate
         breaker = CircuitBreaker(settings.same_error_limit, self._stop.request)

@@ -16,7 +16,7 @@ from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.pipeline.storage.uris import parse_uri
 from infinitedub.pipeline.storage.weights_digest import weights_digest
 from infinitedub.stages.errors import ConfigError
-from infinitedub.stages.model.weights.paths import BUNDLED, resolve_weights
+from infinitedub.stages.model.weights.paths import is_bundled, resolve_weights
 from infinitedub.stages.settings import Place, Settings
 
 S = TypeVar("S", bound=Settings)
@@ -91,7 +91,7 @@ def _weight_uris(settings: Settings) -> Iterator[str]:
 
 
 def _is_local(uri: str) -> bool:
-    return uri.startswith(BUNDLED) or parse_uri(uri)[0] == "file"
+    return is_bundled(uri) or parse_uri(uri)[0] == "file"
 
 
 def _copy(storage: Storage, uri: str) -> Path:

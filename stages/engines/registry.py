@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.engines.device_bytes import DeviceBytes
 from infinitedub.stages.engines.infinitetalk.memory import device_bytes
+from infinitedub.stages.engines.infinitetalk.model_check import faults_before_start, voices_fault
 from infinitedub.stages.engines.infinitetalk.settings import InfiniteTalkModel, InfiniteTalkPreparationSettings
 from infinitedub.stages.engines.settings import EngineSettings
 from infinitedub.stages.engines.test_pattern.settings import PatternModel, PatternPreparationSettings
@@ -19,6 +20,7 @@ from infinitedub.stages.settings import Settings
 if TYPE_CHECKING:
     from infinitedub.stages.engines.engine import Engine, Preparation
     from infinitedub.stages.model.shards import Shards
+    from infinitedub.stages.model.weights.file_check import WeightFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class EngineSpec:
     """An engine as the pipeline knows it."""
 
     needs_speech: bool  # whether listen runs, and whether every row of the catalogue must name speech
+    voices_fault: Callable[[Any, int], str]  # (model record, voices of a row): why it cannot be dubbed, or nothing
+    faults_before_start: "Callable[[Any, EngineSettings, WeightFiles], list[str]]"  # (model record, engine settings, files of the model)
     preparation_settings: type[Settings]
     open_preparation: "Callable[[Any, Rank, int], Preparation]"  # (preparation settings, rank, prompts to cache)
     device_bytes: "Callable[[EngineSettings], DeviceBytes | None]"  # on a GPU; None if the engine does not say
@@ -63,6 +67,22 @@ def infinitetalk_device_bytes(settings: EngineSettings) -> DeviceBytes:
 
 
 ENGINES: dict[str, EngineSpec] = {
-    "infinitetalk": EngineSpec(True, InfiniteTalkPreparationSettings, open_infinitetalk_preparation, infinitetalk_device_bytes, open_infinitetalk),
-    "test_pattern": EngineSpec(False, PatternPreparationSettings, open_test_pattern_preparation, lambda _: None, open_test_pattern),
+    "infinitetalk": EngineSpec(
+        needs_speech=True,
+        voices_fault=voices_fault,
+        faults_before_start=faults_before_start,
+        preparation_settings=InfiniteTalkPreparationSettings,
+        open_preparation=open_infinitetalk_preparation,
+        device_bytes=infinitetalk_device_bytes,
+        open_engine=open_infinitetalk,
+    ),
+    "test_pattern": EngineSpec(
+        needs_speech=False,
+        voices_fault=lambda model, voices: "",
+        faults_before_start=lambda model, settings, files: [],
+        preparation_settings=PatternPreparationSettings,
+        open_preparation=open_test_pattern_preparation,
+        device_bytes=lambda _: None,
+        open_engine=open_test_pattern,
+    ),
 }

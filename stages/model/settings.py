@@ -23,11 +23,19 @@ def check_whole_latents(name: str, frames: int) -> None:
 
 
 def absolute_places(given: Any, *names: str) -> Any:
-    """Raw settings in which `weights`, and the places `names` relative to it, mean the same in every process."""
+    """Raw settings in which `weights`, and the places `names` and the LoRAs relative to it, mean the same in every process."""
     if not isinstance(given, dict) or not isinstance(given.get("weights"), str):
         return given  # pydantic reports what is wrong
     weights = absolute_location(given["weights"])
+    if isinstance(loras := given.get("loras"), list):
+        given = given | {"loras": [_lora_at(weights, lora) for lora in loras]}
     return given | {"weights": weights} | {name: join_location(weights, given[name]) for name in names if isinstance(given.get(name), str)}
+
+
+def _lora_at(weights: str, lora: Any) -> Any:
+    if not isinstance(lora, dict) or not isinstance(lora.get("path"), str):
+        return lora
+    return lora | {"path": join_location(weights, lora["path"])}
 
 
 class FrameRate(Settings):
@@ -100,7 +108,7 @@ class LoraSettings(Settings):
     """Weights that are merged into the transformer's."""
 
     path: Weights
-    """A safetensors file, path or URI."""
+    """A safetensors file: relative to `weights`, or an absolute path or URI."""
     scale: Decides[float]
     """Factor on its changes."""
 

@@ -13,60 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.shards import SingleDevice
 from infinitedub.stages.model.weights.bundle import Bundle, open_bundle
-from tests.golden.read import facts, golden, weights
+from tests.golden.read import golden
+from tests.unit.releases import AUDIO_PARTS, TINY, write_json, write_release
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ROOT / "assets" / "tiny_bundle"
-AUDIO_PARTS = ("audio_proj.", "audio_cross_attn.", ".norm_x.")
 CPU = (torch.float32, "cpu")
-
-
-def tensors_of(name: str) -> dict[str, torch.Tensor]:
-    return dict(weights(name).tensors)
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def write_speech(folder: Path) -> None:
-    """Writes a wav2vec2 encoder of the size that the golden denoiser needs."""
-    config = Wav2Vec2Config(
-        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, conv_dim=[8] * 7, num_conv_pos_embedding_groups=4
-    )
-    write_json(folder / "config.json", config.to_dict())
-    write_json(folder / "preprocessor_config.json", {"do_normalize": True, "sampling_rate": 16000})
-    torch.manual_seed(0)
-    save_file({name: value.detach().clone() for name, value in Wav2Vec2Model(config).named_parameters()}, folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory) -> Path:
-    """A model in the layout of the release, made of golden weights."""
-    root = tmp_path_factory.mktemp("release")
-    sizes = facts("dit_single")["constructor"]
-    named = ("dim", "ffn_dim", "freq_dim", "in_dim", "num_heads", "num_layers", "out_dim", "text_len", "eps", "model_type")
-    write_json(root / "config.json", {"_class_name": "WanModel"} | {name: sizes[name] for name in named})
-    tensors = tensors_of("dit_single")
-    audio = {name: tensor for name, tensor in tensors.items() if any(part in name for part in AUDIO_PARTS)}
-    base = sorted(tensors.keys() - audio.keys())
-    for number, names in enumerate((base[:40], base[40:]), start=1):
-        save_file({name: tensors[name] for name in names}, root / f"diffusion_pytorch_model-{number:05}-of-00002.safetensors")
-    (root / "single").mkdir()
-    save_file(audio, root / "single" / "infinitetalk.safetensors")
-    torch.save(tensors_of("vae"), root / "Wan2.1_VAE.pth")
-    torch.save(tensors_of("t5"), root / "models_t5_umt5-xxl-enc-bf16.pth")
-    clip = tensors_of("clip") | {"textual.token_embedding": torch.zeros(1), "log_scale": torch.zeros([])}
-    torch.save(clip, root / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
-    shutil.copytree(TINY / "tokenizer", root / "google" / "umt5-xxl")
-    write_speech(root / "speech")
-    return root
+    """A model in the layout of the release."""
+    return write_release(tmp_path_factory.mktemp("release"))
 
 
 def open_release(root: Path) -> Bundle:
@@ -187,6 +148,9 @@ def test_loras_are_merged_in_both_layouts(release, folders, tmp_path):
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no file exists there"):
+        open_bundle(tmp_path)
+    (tmp_path / "README.md").write_text("no model")
     with pytest.raises(ConfigError, match="neither the original release"):
         open_bundle(tmp_path)
     with pytest.raises(ConfigError, match="nowhere: missing"):

@@ -1,7 +1,6 @@
 """Weight files, read one tensor at a time."""
 
 import pickle
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.weights.file_format import Read, StoredTensor, check_pickle, check_quantisation, safetensors_header
-
-SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
+from infinitedub.stages.model.weights.model_files import parse_json, safetensors_names
 
 
 class Checkpoint(Protocol):
@@ -115,16 +113,11 @@ def local_reader(path: Path) -> Read:
 
 def find_safetensors(folder: Path, stem: str) -> SafetensorsCheckpoint:
     """`stem`.safetensors of `folder`, or all of its shards. Raises ConfigError if files are missing."""
-    single = folder / f"{stem}.safetensors"
-    if single.is_file():
-        return SafetensorsCheckpoint([single])
-    shards = sorted(path for path in folder.glob(f"{stem}-*.safetensors") if SHARD.fullmatch(path.name))
-    if not shards:
-        raise ConfigError(f"{folder}: neither {single.name} nor its shards {stem}-*-of-*.safetensors exist; download them")
-    wanted = int(SHARD.fullmatch(shards[0].name)[1])  # type: ignore[index]
-    if len(shards) != wanted:
-        raise ConfigError(f"{folder}: {len(shards)} of {wanted} shards of {stem} exist; download the others")
-    return SafetensorsCheckpoint(shards)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    wanted = safetensors_names(str(folder), names, stem, lambda name: parse_json(str(folder / name), (folder / name).read_bytes()))
+    if missing := [name for name in wanted if name not in names]:
+        raise ConfigError(f"{folder}: {len(missing)} of {len(wanted)} files of {stem} are missing: {', '.join(missing)}; download them")
+    return SafetensorsCheckpoint([folder / name for name in wanted])
 
 
 def require_path(path: Path, content: str) -> Path:

@@ -6,7 +6,7 @@ without targets skips the tensor on purpose. A name that no line matches is unkn
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 Targets = tuple[str, ...]
 Translate = Callable[[str], Targets | None]
@@ -155,6 +155,27 @@ def translator(table: Table) -> Translate:
         return None
 
     return translate
+
+
+def missing_modules(parameters: Collection[str], blocks: int) -> list[str]:
+    """The modules of a transformer with that many blocks of which no parameter is among the network's names `parameters`."""
+    present = {*parameters, *(parameter.rpartition(".")[0] for parameter in parameters)}
+    modules = [target.removesuffix(".*") for target in TRANSFORMER.values() if isinstance(target, str)]
+    in_blocks = [module for module in modules if module.startswith("blocks.*.")]
+    wanted = [module for module in modules if module not in in_blocks]
+    wanted += [module.replace("*", str(number), 1) for number in range(blocks) for module in in_blocks]
+
+    def is_present(module: str) -> bool:
+        start, star, _ = module.partition("*")
+        return any(name.startswith(start) for name in present) if star else module in present
+
+    return [module for module in wanted if not is_present(module)]
+
+
+def unknown_parameters(parameters: Iterable[str]) -> list[str]:
+    """Those of the names `parameters` that no parameter of a transformer has."""
+    known = re.compile("|".join(name_regex(target) for target in TRANSFORMER.values() if isinstance(target, str)))
+    return [parameter for parameter in parameters if not known.fullmatch(parameter)]
 
 
 def codec_translator(residual_blocks: int) -> Translate:

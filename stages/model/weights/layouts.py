@@ -1,6 +1,5 @@
 """The two layouts of a base model on disk: the original release, and diffusers' folders."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +20,16 @@ from infinitedub.stages.model.weights.keymap import (
     codec_translator,
     translator,
 )
+from infinitedub.stages.model.weights.model_files import (
+    TRANSFORMER_STEM,
+    UPSTREAM_CODEC,
+    UPSTREAM_IMAGE,
+    UPSTREAM_TEXT,
+    UPSTREAM_TOKENIZER,
+    base_layout,
+    parse_json,
+)
 from infinitedub.stages.model.weights.sizes import codec_sizes, image_config, text_config, transformer_sizes
-
-UPSTREAM_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
-UPSTREAM_IMAGE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
-UPSTREAM_CODEC = "Wan2.1_VAE.pth"
-UPSTREAM_TOKENIZER = "google/umt5-xxl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class ReleaseLayout:
     root: Path
 
     def transformer(self) -> NetworkWeights:
-        checkpoint = find_safetensors(self.root, "diffusion_pytorch_model")
+        checkpoint = find_safetensors(self.root, TRANSFORMER_STEM)
         return NetworkWeights(transformer_sizes(read_json(self.root / "config.json"), checkpoint), checkpoint, translator(TRANSFORMER))
 
     def codec(self) -> NetworkWeights:
@@ -92,12 +95,12 @@ class DiffusersLayout:
         for name, wanted in TRANSFORMER_FIXED.items():
             if name in config and config[name] != wanted:
                 raise ConfigError(f"{folder / 'config.json'}: {name} is {config[name]}; the transformer supports only {wanted}")
-        return NetworkWeights(sizes, find_safetensors(folder, "diffusion_pytorch_model"), translator(IDENTITY))
+        return NetworkWeights(sizes, find_safetensors(folder, TRANSFORMER_STEM), translator(IDENTITY))
 
     def codec(self) -> NetworkWeights:
         folder = self.root / "vae"
         sizes, _, _ = AutoencoderKLWan.extract_init_dict(read_json(folder / "config.json"))
-        return NetworkWeights(sizes, find_safetensors(folder, "diffusion_pytorch_model"), translator(IDENTITY))
+        return NetworkWeights(sizes, find_safetensors(folder, TRANSFORMER_STEM), translator(IDENTITY))
 
     def text(self) -> NetworkWeights:
         folder = self.root / "text_encoder"
@@ -128,22 +131,10 @@ TRANSFORMER_FIXED = {"patch_size": [1, 2, 2], "qk_norm": "rms_norm_across_heads"
 
 def detect_layout(root: Path) -> Layout:
     """The layout of the folder `root`. Raises ConfigError if it is neither of the two."""
-    if (root / "transformer").is_dir():
-        return DiffusersLayout(root)
-    if (root / "config.json").is_file() and any(root.glob("diffusion_pytorch_model*.safetensors")):
-        return ReleaseLayout(root)
-    raise ConfigError(
-        f"{root}: neither the original release (config.json, diffusion_pytorch_model*.safetensors) nor diffusers' folders (transformer/, vae/, ...); "
-        "set generate.model.weights to the folder of a base model"
-    )
+    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in root.iterdir()] if root.is_dir() else []
+    return DiffusersLayout(root) if base_layout(str(root), names) == "diffusers" else ReleaseLayout(root)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ConfigError."""
-    try:
-        content = json.loads(require_path(path, "the sizes of a network").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: wanted a JSON object")
-    return content
+    return parse_json(str(path), require_path(path, "the sizes of a network").read_bytes())

@@ -24,7 +24,22 @@ def join_location(weights: str, location: str) -> str:
 
 
 def is_bundled_or_uri(location: str) -> bool:
-    return location.startswith(BUNDLED) or "://" in location
+    return is_bundled(location) or "://" in location
+
+
+def is_bundled(location: str) -> bool:
+    return location.startswith(BUNDLED)
+
+
+def bundled_path(location: str) -> Path:
+    """The folder or file of `bundled:NAME[/...]`, whether it exists or not. Raises ConfigError if the package has no such bundle."""
+    name, _, inside = location.removeprefix(BUNDLED).partition("/")
+    if not name.isidentifier():
+        raise ConfigError(f"weights: {location!r} names no bundle; wanted {BUNDLED}NAME, such as {BUNDLED}tiny")
+    bundle = files("infinitedub.assets") / f"{name}_bundle"
+    if not isinstance(bundle, Path) or not bundle.is_dir():
+        raise ConfigError(f"weights: the package has no bundle {name!r}; set generate.model.weights to a folder or a URI")
+    return bundle / inside
 
 
 def resolve_weights(location: str) -> Path:
@@ -32,16 +47,7 @@ def resolve_weights(location: str) -> Path:
 
     Raises ConfigError if it does not exist.
     """
-    if location.startswith(BUNDLED):
-        name, _, inside = location.removeprefix(BUNDLED).partition("/")
-        if not name.isidentifier():
-            raise ConfigError(f"weights: {location!r} names no bundle; wanted {BUNDLED}NAME, such as {BUNDLED}tiny")
-        bundle = files("infinitedub.assets") / f"{name}_bundle"
-        if not isinstance(bundle, Path) or not bundle.is_dir():
-            raise ConfigError(f"weights: the package has no bundle {name!r}; set generate.model.weights to a folder or a URI")
-        path = bundle / inside
-    else:
-        path = Path(location)
+    path = bundled_path(location) if is_bundled(location) else Path(location)
     if not path.exists():
         raise ConfigError(f"weights: {path} does not exist; download the model there, or set generate.model.* to its location")
     return path

@@ -9,10 +9,10 @@ from transformers import CLIPVisionConfig, UMT5Config, Wav2Vec2Config
 
 from infinitedub.stages.errors import ConfigError
 from infinitedub.stages.model.dit import TEXT_TOKENS
+from infinitedub.stages.model.weights.audio_width import AUDIO_WINDOW, check_audio_width
 from infinitedub.stages.model.weights.checkpoint import Checkpoint
 
 CLIP_HEADS = 16  # of ViT-H/14; not visible in the shapes
-AUDIO_WINDOW = 5  # feature rows per film frame in the release; the shapes give only the product of rows, layers and channels
 VAE_SCALE = 4
 
 
@@ -38,11 +38,7 @@ def audio_sizes(adapter: Checkpoint, speech: Wav2Vec2Config) -> dict[str, Any]:
     """Arguments of `InfiniteTalkTransformer` for audio, from the adapter's shapes and the speech encoder it was trained with."""
     intermediate, inputs = axis(adapter, "audio_proj.proj1.weight", 0), axis(adapter, "audio_proj.proj1.weight", 1)
     blocks, channels = speech.num_hidden_layers, speech.hidden_size
-    if inputs != AUDIO_WINDOW * blocks * channels:
-        raise ConfigError(
-            f"{adapter.location} takes {inputs} values per frame; a speech encoder of {blocks} layers and {channels} channels gives "
-            f"{AUDIO_WINDOW} x {blocks} x {channels} = {AUDIO_WINDOW * blocks * channels}; adapter and speech encoder must have been trained together"
-        )
+    check_audio_width(adapter.location, inputs, blocks, channels)
     output = axis(adapter, "blocks.0.audio_cross_attn.kv_linear.weight", 1)
     return dict(
         audio_window=AUDIO_WINDOW,
