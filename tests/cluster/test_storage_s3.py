@@ -19,6 +19,7 @@ from infinitedub.pipeline.state.run_log import Event, RunLog, latest_run, read_e
 from infinitedub.pipeline.state.stage_files import StageFiles
 from infinitedub.pipeline.storage.storage import Storage, StorageOptions, StorageSettings
 from infinitedub.pipeline.storage.stores import storage_retry
+from infinitedub.pipeline.storage.weight_files import StoredWeightFiles
 from infinitedub.pipeline.storage.weights_digest import weights_digest
 from infinitedub.stages.errors import BadInput, ConfigError, Transient
 from infinitedub.stages.records import Chunk, Clip, Span
@@ -231,6 +232,18 @@ def test_models_have_a_digest_wherever_they_lie(storage: Storage, tmp_path: Path
         (tmp_path / "model" / name).write_bytes(data)
         storage.put(f"model/{name}", data)
     assert weights_digest(storage, storage.uri("model")) == weights_digest(storage, str(tmp_path / "model"))
+
+
+def test_the_files_of_models_are_looked_at_wherever_they_lie(storage: Storage):
+    storage.put("model/vae/weights.safetensors", b"0123456789")
+    files = StoredWeightFiles(storage)
+    for folder in (storage.uri("model"), storage.uri("model") + "/"):
+        assert files.sizes(folder) == {"vae/weights.safetensors": 10}
+        assert files.read(folder, "vae/weights.safetensors", 8, 20) == b"89"
+    file = storage.uri("model/vae/weights.safetensors")
+    assert files.sizes(file) == {"": 10}
+    assert files.read(file, "", 0, 3) == b"012"
+    assert files.sizes(storage.uri("nothing")) == {}
 
 
 def test_a_run_is_logged(storage: Storage):
