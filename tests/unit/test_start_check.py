@@ -16,6 +16,7 @@ from infinitedub.launch.compose import checked, compose
 from infinitedub.pipeline.run.start_check import check_before_start
 from infinitedub.pipeline.storage.storage import Storage
 from infinitedub.stages.errors import ConfigError
+from infinitedub.stages.model.weights.keymap import TRANSFORMER, missing_modules, translator, unknown_parameters
 from tests.golden.read import facts
 from tests.unit.releases import write_release
 
@@ -237,6 +238,17 @@ def test_an_adapter_for_another_speech_encoder_is_refused(check, release: Path):
 def test_a_configuration_without_sizes_is_refused(check, release: Path, changes: dict[str, Any]):
     edit_json(release / "config.json", **changes)
     assert "no num_layers" in check(release)
+
+
+def test_the_names_of_the_released_14b_model_are_complete():
+    translate = translator(TRANSFORMER)
+    names = [target for name in facts("keys_14b_upstream") for target in translate(name) or ()]
+    assert len(names) == 1633
+    assert missing_modules(names, 40) == []
+    assert unknown_parameters(names) == []
+    assert len(missing_modules(names, 41)) == len([module for module in missing_modules([], 1) if module.startswith("blocks.0.")])
+    without_images = [name for name in names if ".add_k_proj." not in name]
+    assert missing_modules(without_images, 40) == [f"blocks.{number}.attn2.add_k_proj" for number in range(40)]
 
 
 # -- LoRAs ------------------------------------------------------------------------------------------------------------
