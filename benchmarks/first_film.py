@@ -46,7 +46,6 @@ GIB = 2**30
 SIDE = 640
 FRAMES = 81
 AUDIO_LAYERS, AUDIO_CHANNELS = 12, 768  # of wav2vec2-base
-OPENERS = ("preparation", "window")
 
 
 class RandomCheckpoint:
@@ -66,7 +65,7 @@ class RandomCheckpoint:
         return self._shapes[name]
 
     def dtype(self, name: str) -> str:
-        return "BF16"
+        return "bfloat16"
 
     def read(self, name: str) -> Tensor:
         """Scaled so that activations stay finite through forty blocks: matrices by their inputs, gains 1, offsets 0."""
@@ -177,7 +176,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     specs = stage_specs(config)
     storage = Storage(config.storage)
 
-    with patch.multiple("infinitedub.stages.engines.infinitetalk.preparation", open_bundle=lambda *_: bundle):
+    with patch.multiple("infinitedub.stages.engines.infinitetalk.preparation", resolve_weights=Path, open_bundle=lambda *_: bundle):
         with StageFiles(storage, stage="condition", key="a" * 64) as files:
             generator = torch.Generator().manual_seed(1)
             pixels = (torch.rand((SIDE, SIDE, 3), generator=generator) * 255).byte().numpy()
@@ -199,7 +198,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         if device != "cpu":
             torch.cuda.empty_cache()
 
-    with patch.multiple("infinitedub.stages.engines.infinitetalk.window", open_bundle=lambda *_: bundle):
+    with patch.multiple("infinitedub.stages.engines.infinitetalk.window", resolve_weights=Path, open_bundle=lambda *_: bundle):
         stage = specs["generate"].stage
         _, seconds, peak = measured(device, lambda: stage.open(rank))
         found.note(f"generate opened in {seconds:.1f} s, peak {peak:.1f} GiB")
