@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,7 @@ VoicesFault = Callable[[int], str]
 COLUMNS = ("id", "source", "speech", "speech_2", "speakers", "boxes", "turns", "prompt", "negative_prompt", "length", "seed")
 IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+CSV_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,2})?")  # pandas writes 7.0, spreadsheets may write 1E+06
 COMPARISON = ".comparison"  # publish delivers <id>.comparison.mp4 beside <id>.mp4
 MAX_SEED = 2**63 - 1
 MAX_ROWS = 100_000
@@ -281,8 +283,9 @@ def _speakers(value: Any, source_uri: Callable[[Any], str]) -> tuple[Speaker, ..
 
 def _parse_csv_cell(column: str, cell: str) -> Any:
     """The value of a CSV cell: a number, a JSON list, or the text itself."""
-    if column == "seed" and re.fullmatch(r"[+-]?[0-9]{1,30}", cell):
-        return int(cell)
+    if column == "seed" and CSV_NUMBER.fullmatch(cell):
+        number = Decimal(cell)
+        return int(number) if number == number.to_integral_value() else cell
     if column in ("boxes", "speakers"):
         try:
             return json.loads(cell)

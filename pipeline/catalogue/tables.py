@@ -123,6 +123,7 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _csv(uri: str, lines: Iterator[bytes]) -> Iterator[TableRow]:
+    csv.field_size_limit(MAX_LINE_BYTES)  # of the whole process; Python's own limit is 131,072 characters a cell
     # Bytes that are not UTF-8 become lone surrogates, so that only their own row is bad.
     reader = csv.reader((line.decode("utf-8", "surrogateescape") for line in lines), skipinitialspace=True, strict=True)
     header: list[str] = []

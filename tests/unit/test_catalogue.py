@@ -40,6 +40,23 @@ def reasons(content: bytes, name: str = "/films/rows.jsonl") -> list[tuple[int, 
     return [(bad.line, "; ".join(bad.reasons)) for bad in catalogue.bad]
 
 
+@pytest.mark.parametrize(("cell", "seed"), [("7.0", 7), ("7.", 7), ("+7.00", 7), ("1E+06", 1_000_000), ("9007199254740993.0", 2**53 + 1)])
+def test_a_seed_in_csv_may_be_written_as_pandas_and_spreadsheets_write_it(cell: str, seed: int) -> None:
+    (job,) = read(f"id,source,speech,seed\na,f,v,{cell}\n".encode(), "/films/rows.csv").jobs
+    assert job.seed == seed
+
+
+@pytest.mark.parametrize("cell", ["7.5", "-7.0", "1e-3", "1e99"])
+def test_a_seed_in_csv_that_is_no_whole_number_is_refused(cell: str) -> None:
+    assert "wanted a whole number" in reasons(f"id,source,speech,seed\na,f,v,{cell}\n".encode(), "/films/rows.csv")[0][1]
+
+
+def test_a_csv_cell_may_be_longer_than_131072_characters() -> None:
+    prompt = "a long story " * 20_000
+    (job,) = read(f"id,source,speech,prompt\na,f,v,{prompt}\n".encode(), "/films/rows.csv").jobs
+    assert job.prompt.text == prompt.strip()
+
+
 # -- good rows ------------------------------------------------------------------------------------------------------------
 
 FULL = Job(

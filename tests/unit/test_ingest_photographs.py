@@ -21,6 +21,15 @@ def test_a_photograph_is_detected_by_its_content(media, files, kind: str) -> Non
     assert difference.mean() < 12 if kind in ("JPEG", "GIF") else difference.max() == 0
 
 
+def test_max_pixels_may_exceed_pillows_own_limit(media, files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses more than twice as many
+    path = media.folder / "a.png"
+    Image.fromarray(gradient()).save(path)
+    source = ingest(files, path, media.speech())
+    assert (source.width, source.height) == (64, 48)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_set_upright(media, files, orientation: int) -> None:
     path = media.folder / "a.png"
