@@ -35,7 +35,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "cluster"))  # the servers that the tests use
 
-from proxy import FaultProxy, Weather  # noqa: E402
+from proxy import FaultProxy, FaultRates  # noqa: E402
 from servers import S3Server, start_moto  # noqa: E402
 
 DEMO = ROOT / "assets" / "demo"
@@ -291,9 +291,9 @@ class Chaos:
         return True
 
     def _storage(self, driver: Driver, over: Callable[[], bool]) -> bool:
-        wanted = self._proxy.struck.total() + self._random.randint(*STORM_REQUESTS)
-        with self._proxy.weather(Weather(share=STORM_SHARE)):
-            return self._until(lambda: self._proxy.struck.total() >= wanted, over)
+        wanted = self._proxy.injected.total() + self._random.randint(*STORM_REQUESTS)
+        with self._proxy.fault_rates(FaultRates(share=STORM_SHARE)):
+            return self._until(lambda: self._proxy.injected.total() >= wanted, over)
 
     def _kill_one(self, kind: str, over: Callable[[], bool]) -> bool:
         choice = self._random.random()
@@ -394,7 +394,7 @@ def soak(workspace: ChaosWorkspace, seed: int, nodes_count: int, more: Callable[
                     one_round(workspace, calm, server, proxy, nodes, chaos, tally, lambda: more(tally))
             finally:
                 nodes.close()
-            tally.storage = Counter({str(fault): count for fault, count in proxy.struck.items()})
+            tally.storage = Counter({str(fault): count for fault, count in proxy.injected.items()})
     finally:
         processes.stop()
     tally.seconds = time.monotonic() - begun

@@ -1,13 +1,13 @@
-"""Servers that the tests of this folder share, and a film to compare with."""
+"""S3 servers and the reference film, shared by the tests of this folder."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from reference_film import ReferenceFilm, make_reference_film
 from servers import S3Server, start_moto, start_swift
-from undisturbed import Calm, make_calm
 
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would starve its workers where the machine has anything else to do
+os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's default of 15 its workers starve on a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,6 @@ def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]
 
 
 @pytest.fixture(scope="session")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    """A film made when nothing disturbed it."""
-    return make_calm(tmp_path_factory.mktemp("calm"))
+def reference_film(tmp_path_factory: pytest.TempPathFactory) -> ReferenceFilm:
+    """A film made without faults."""
+    return make_reference_film(tmp_path_factory.mktemp("reference"))

@@ -1,7 +1,7 @@
-"""Bad weather between an S3 client and its server: a proxy that breaks connections, delays, cuts and loses answers, or answers for the server.
+"""A fault proxy between an S3 client and its server: it resets connections, delays, truncates or drops responses, and answers with error responses.
 
-Requests reach the server byte for byte as the client signed them, Host header included, so signatures hold with path-style addresses.
-What happens is drawn from a seed: the n-th request of a proxy meets the same weather in every run, whatever it asks for.
+Requests are forwarded byte for byte, Host header included, so that signatures of path-style addresses stay valid.
+Faults are drawn from a seeded generator: the n-th request of a proxy gets the same draw in every run, whatever the request is.
 """
 
 import asyncio
@@ -17,88 +17,88 @@ from threading import Lock, Thread
 from urllib.parse import unquote, urlsplit
 
 HEAD_END = b"\r\n\r\n"
-HEAD_BYTES = 1 << 20  # of a head at most
+HEAD_BYTES = 1 << 20  # largest accepted header section
 
 
-class Failure(StrEnum):
-    """What may happen to a request."""
+class Fault(StrEnum):
+    """Faults that the proxy can inject into a request."""
 
-    DROP = "drop"  # the connection breaks before the server has heard of it
+    DROP = "drop"  # the connection is reset before the request is forwarded
     DELAY = "delay"
-    TRUNCATE = "truncate"  # the server does it, the answer breaks off in its middle
-    LOSE_REPLY = "lose_reply"  # the server does it, the client sees a reset connection
-    ERROR_500 = "error_500"  # the server hears nothing; answered twice to the same request
+    TRUNCATE = "truncate"  # the server handles the request, the response ends in its middle
+    LOSE_REPLY = "lose_reply"  # the server handles the request, the client sees a reset connection
+    ERROR_500 = "error_500"  # the request is not forwarded; a drawn one is sent again to the first retry of the request
     ERROR_503 = "error_503"  # likewise
-    REFUSE_412 = "refuse_412"  # likewise, to puts that ask for If-None-Match; others pass
+    REFUSE_412 = "refuse_412"  # likewise; drawn faults of this kind apply only to requests with If-None-Match
 
 
 ANSWERS = {
-    Failure.ERROR_500: (500, "Internal Server Error", "InternalError", ""),
-    Failure.ERROR_503: (503, "Slow Down", "SlowDown", ""),
-    Failure.REFUSE_412: (412, "Precondition Failed", "PreconditionFailed", "<Condition>If-None-Match</Condition>"),
+    Fault.ERROR_500: (500, "Internal Server Error", "InternalError", ""),
+    Fault.ERROR_503: (503, "Slow Down", "SlowDown", ""),
+    Fault.REFUSE_412: (412, "Precondition Failed", "PreconditionFailed", "<Condition>If-None-Match</Condition>"),
 }
 
 
 @dataclass(frozen=True)
-class Weather:
-    """How often which fault happens."""
+class FaultRates:
+    """How often each fault is injected."""
 
-    share: float  # of requests that meet one, 0 to 1
-    faults: Mapping[Failure, float] = field(default_factory=lambda: dict.fromkeys(Failure, 1.0))  # how often each, relative to the others
+    share: float  # of requests that get a fault, 0 to 1
+    faults: Mapping[Fault, float] = field(default_factory=lambda: dict.fromkeys(Fault, 1.0))  # relative weights
     delay_seconds: float = 0.3
 
-    def draw(self, random: Random) -> Failure | None:
-        """The fate of the next request. Takes the same number of random numbers whatever comes out."""
-        whether, which = random.random(), random.choices(list(self.faults), list(self.faults.values()))[0]
-        return which if whether < self.share else None
+    def draw(self, random: Random) -> Fault | None:
+        """The fault of the next request, or None. Consumes the same number of random numbers in every case."""
+        chance, fault = random.random(), random.choices(list(self.faults), list(self.faults.values()))[0]
+        return fault if chance < self.share else None
 
 
-CALM = Weather(share=0.0)
+NO_FAULTS = FaultRates(share=0.0)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks."""
+    """A parsed HTTP request."""
 
     method: str
     target: str  # path and query, as sent
     headers: Mapping[str, str]  # by lower-case name
-    head: bytes  # as sent, but for `Expect`, which was answered here
+    head: bytes  # as sent, without `Expect`, which the proxy answers itself
     body: bytes
 
 
 @dataclass
-class Strike:
-    """A fault planned for certain requests."""
+class PlannedFault:
+    """A fault that will be injected into the next matching requests."""
 
-    fault: Failure
+    fault: Fault
     method: str | None
     containing: str
     times: int
 
-    def hits(self, request: Request) -> bool:
+    def matches(self, request: Request) -> bool:
         return self.times > 0 and self.method in (None, request.method) and self.containing in unquote(request.target)
 
 
 class FaultProxy:
-    """Listens on a port of this machine while its `with` block lasts; may be asked for other weather at any time, from any thread."""
+    """Listens on a local port inside its `with` block. The fault rates may be changed at any time and from any thread."""
 
-    def __init__(self, upstream: str, *, seed: int = 0, weather: Weather = CALM) -> None:
+    def __init__(self, upstream: str, *, seed: int = 0, rates: FaultRates = NO_FAULTS) -> None:
         parts = urlsplit(upstream)
         self._upstream = parts.hostname, parts.port or 80
         self._random = Random(seed)
-        self._weather = weather
-        self._strikes: list[Strike] = []
-        self._fates: dict[tuple[str, str], list[Failure | None]] = {}  # what the next requests of the same words will meet
+        self._rates = rates
+        self._planned: list[PlannedFault] = []
+        self._pending: dict[tuple[str, str], list[Fault | None]] = {}  # faults of the next requests with this method and target
         self._lock = Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
-        self.struck: Counter[Failure] = Counter()  # faults that have happened
-        self.served = 0  # requests that the server has done, with or without the client's knowledge
+        self.injected: Counter[Fault] = Counter()  # injected faults by kind
+        self.served = 0  # requests that the server has answered, whether or not the client got the response
 
     def __enter__(self) -> "FaultProxy":
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._talk, "127.0.0.1", 0, limit=HEAD_BYTES), self._loop).result()
+        self._server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=HEAD_BYTES), self._loop).result()
         self.endpoint = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -109,24 +109,24 @@ class FaultProxy:
         self._loop.close()
 
     @contextmanager
-    def weather(self, weather: Weather) -> Iterator[None]:
-        """Other weather for the length of a block."""
-        before, self._weather = self._weather, weather
+    def fault_rates(self, rates: FaultRates) -> Iterator[None]:
+        """Uses these fault rates inside the block."""
+        before, self._rates = self._rates, rates
         try:
             yield
         finally:
-            self._weather = before
+            self._rates = before
 
-    def strike(self, fault: Failure, *, method: str | None = None, containing: str = "", times: int = 1) -> None:
-        """Plans a fault for the next requests of this method whose path and query contain the text. Goes before the weather."""
+    def inject(self, fault: Fault, *, method: str | None = None, containing: str = "", times: int = 1) -> None:
+        """Injects a fault into the next requests of this method whose path and query contain the text. Takes precedence over drawn faults."""
         with self._lock:
-            self._strikes.append(Strike(fault, method, containing, times))
+            self._planned.append(PlannedFault(fault, method, containing, times))
 
-    def calm(self) -> None:
-        """Takes back what was planned."""
+    def clear(self) -> None:
+        """Removes all planned and pending faults."""
         with self._lock:
-            self._strikes.clear()
-            self._fates.clear()
+            self._planned.clear()
+            self._pending.clear()
 
     async def _end(self) -> None:
         self._server.close()
@@ -137,64 +137,64 @@ class FaultProxy:
 
     # -- one connection -----------------------------------------------------------------------------------------------
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, TimeoutError):
             while await self._answer(await _request(reader, writer), writer):
                 pass
         writer.close()
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
-        """Answers one request; whether the connection is still good for another."""
-        fault = self._fate(request)
-        if fault is Failure.DROP:
+        """Answers one request; returns whether the connection can be reused."""
+        fault = self._next_fault(request)
+        if fault is Fault.DROP:
             return _reset(writer)
         if fault in ANSWERS:
             writer.write(_refusal(request, *ANSWERS[fault]))
             await writer.drain()
             return True
-        if fault is Failure.DELAY:
-            await asyncio.sleep(self._weather.delay_seconds)
+        if fault is Fault.DELAY:
+            await asyncio.sleep(self._rates.delay_seconds)
         head, body, framed = await self._forward(request)
         with self._lock:
             self.served += 1
-        if fault is Failure.LOSE_REPLY:
+        if fault is Fault.LOSE_REPLY:
             return _reset(writer)
-        if fault is Failure.TRUNCATE:
+        if fault is Fault.TRUNCATE:
             answer = head + body[: len(body) // 2] if body else head[: len(head) // 2]
             writer.write(answer)
             await writer.drain()
-            return False  # closed, not reset: what was sent arrives
+            return False  # closed, not reset, so that the sent bytes arrive
         writer.write(head + body)
         await writer.drain()
         return framed
 
-    def _fate(self, request: Request) -> Failure | None:
+    def _next_fault(self, request: Request) -> Fault | None:
         with self._lock:
-            fault = self._drawn(request)
+            fault = self._choose(request)
             if fault is not None:
-                self.struck[fault] += 1
+                self.injected[fault] += 1
             return fault
 
-    def _drawn(self, request: Request) -> Failure | None:
-        for strike in self._strikes:
-            if strike.hits(request):
-                strike.times -= 1
-                return strike.fault
-        words = request.method, request.target
-        if words in self._fates:
-            fate = self._fates[words].pop(0)
-            if not self._fates[words]:
-                del self._fates[words]
-            return fate
-        fault = self._weather.draw(self._random)
-        if fault is Failure.REFUSE_412 and "if-none-match" not in request.headers:
+    def _choose(self, request: Request) -> Fault | None:
+        for planned in self._planned:
+            if planned.matches(request):
+                planned.times -= 1
+                return planned.fault
+        request_line = request.method, request.target
+        if request_line in self._pending:
+            fault = self._pending[request_line].pop(0)
+            if not self._pending[request_line]:
+                del self._pending[request_line]
+            return fault
+        fault = self._rates.draw(self._random)
+        if fault is Fault.REFUSE_412 and "if-none-match" not in request.headers:
             return None
         if fault in ANSWERS:
-            self._fates[words] = [fault, None]
+            self._pending[request_line] = [fault, None]
         return fault
 
     async def _forward(self, request: Request) -> tuple[bytes, bytes, bool]:
-        """Head and body of the server's answer, and whether its end can be told without closing the connection."""
+        """Header section and body of the server's response, and whether its length is known without closing the connection."""
         reader, writer = await asyncio.open_connection(*self._upstream, limit=HEAD_BYTES)
         try:
             writer.write(request.head + request.body)
@@ -230,7 +230,7 @@ def _parsed(head: bytes) -> tuple[str, dict[str, str]]:
 
 
 async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    """The body as it was sent, chunk sizes included."""
+    """The body as sent, chunk sizes included."""
     if "chunked" not in headers.get("transfer-encoding", ""):
         return await reader.readexactly(int(headers.get("content-length", 0)))
     parts = []
@@ -243,13 +243,13 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
 
 
 def _refusal(request: Request, status: int, phrase: str, code: str, details: str) -> bytes:
-    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>bad weather</Message>{details}</Error>'.encode()
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>injected fault</Message>{details}</Error>'.encode()
     head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + (b"" if request.method == "HEAD" else body)
 
 
 def _reset(writer: asyncio.StreamWriter) -> bool:
-    """Breaks the connection so that the other side sees a reset; False, since it is good for nothing more."""
+    """Closes the connection with a TCP reset. Returns False: the connection cannot be reused."""
     held = writer.get_extra_info("socket")
     with suppress(OSError):
         held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,5 +1,5 @@
 """The commit protocol on every kind of storage: a folder, a server that creates exclusively, one that checks first and writes then, and both
-servers behind a proxy that loses replies. Whatever the storage does, a commit is whole, is everybody's, and is made once."""
+servers behind a fault proxy. On each, a commit is complete, visible to all and made once."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
-from proxy import Failure, FaultProxy, Weather
+from proxy import Fault, FaultProxy, FaultRates
 
 from infinitedub.pipeline.state.garbage_collection import collect_garbage
 from infinitedub.pipeline.state.ledger import Ledger
@@ -27,18 +27,18 @@ from infinitedub.stages.records import Chunk, Clip, Span
 T = TypeVar("T")
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-LOSSES = Weather(share=0.1, faults={Failure.LOSE_REPLY: 3, Failure.DROP: 1, Failure.REFUSE_412: 1, Failure.TRUNCATE: 1})
+LOSSES = FaultRates(share=0.1, faults={Fault.LOSE_REPLY: 3, Fault.DROP: 1, Fault.REFUSE_412: 1, Fault.TRUNCATE: 1})
 MANY = 4
 PARTS = [None, 3]
-UNDISTURBED = ["folder", "moto", "swift"]
-DISTURBED = ["moto, replies lost", "swift, replies lost"]
+WITHOUT_FAULTS = ["folder", "moto", "swift"]
+WITH_FAULTS = ["moto, replies lost", "swift, replies lost"]
 
 _keys = count()
 
 
 @dataclass
 class Place:
-    """A storage, what may be expected of it, and the weather on the way there."""
+    """A storage, whether its creates are exclusive, and the fault proxy in front of it, if any."""
 
     storage: Storage
     exclusive: bool
@@ -49,7 +49,7 @@ class Place:
         return Ledger(self.storage)
 
 
-@pytest.fixture(scope="module", params=[*UNDISTURBED, *DISTURBED])
+@pytest.fixture(scope="module", params=[*WITHOUT_FAULTS, *WITH_FAULTS])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("place")
     values = yaml.safe_load((CONF / "storage" / "local.yaml").read_text())
@@ -59,16 +59,16 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if request.param == "folder":
             yield Place(Storage(settings), exclusive=True, proxy=None)
             return
-        name, _, weather = request.param.partition(", ")
+        name, _, faults = request.param.partition(", ")
         server = request.getfixturevalue(f"{name}_server")
         for variable, value in server.env.items():
             patch.setenv(variable, value)
         bucket = server.bucket()
-        with FaultProxy(server.endpoint, seed=7) as proxy, proxy.weather(LOSSES):
-            options = replace(server, endpoint=proxy.endpoint).options if weather else server.options
+        with FaultProxy(server.endpoint, seed=7) as proxy, proxy.fault_rates(LOSSES):
+            options = replace(server, endpoint=proxy.endpoint).options if faults else server.options
             storage = Storage(settings.model_copy(update={"root": f"s3://{bucket}/root", "options": StorageOptions.model_validate(options)}))
-            yield Place(storage, server.exclusive, proxy if weather else None)
-        assert not weather or proxy.struck[Failure.LOSE_REPLY] > 0
+            yield Place(storage, server.exclusive, proxy if faults else None)
+        assert not faults or proxy.injected[Fault.LOSE_REPLY] > 0
 
 
 @pytest.fixture
@@ -137,11 +137,11 @@ def test_of_creators_at_one_instant_every_one_gets_a_whole_result_and_all_later_
     assert found in taken
     assert place.ledger.commit("generate", key, *clip(place.storage, key, b"late"), part=part) == found
     assert entries(place.storage, key) == [entry_name(part)]  # nobody wrote a second one
-    for record in set(taken):  # nobody deleted what somebody was told of
+    for record in set(taken):  # no committed record was deleted
         assert len(content(place.storage, record)) == 100
 
 
-@pytest.mark.parametrize("place", UNDISTURBED, indirect=True)
+@pytest.mark.parametrize("place", WITHOUT_FAULTS, indirect=True)
 def test_processes_at_one_instant(place: Place, key: str, processes: ProcessPoolExecutor):
     env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     start = time.time() + 2
@@ -159,12 +159,12 @@ def test_two_who_were_both_told_that_they_won_leave_one_result(place: Place, key
     first, second = clip(place.storage, key, b"first"), clip(place.storage, key, b"second")
     assert place.ledger.commit("generate", key, *first) == first[1]
     name = f"cas/generate/{key[:2]}/{key}/_commit.json"
-    told = place.storage.read(name)
+    before = place.storage.read(name)
     place.storage.delete(name)
     assert place.ledger.commit("generate", key, *second) == second[1]
-    assert told != place.storage.read(name)
+    assert before != place.storage.read(name)
     assert place.ledger.find("generate", key, Clip) == second[1]
-    assert content(place.storage, first[1]) == b"first"  # whoever was told of it can still read it
+    assert content(place.storage, first[1]) == b"first"  # the earlier attempt stays readable for those who hold its record
     assert place.ledger.commit("generate", key, *first) == second[1]
     assert place.ledger.withdraw("generate", key, Clip, "both won")
     assert place.ledger.find("generate", key, Clip) is None
@@ -187,7 +187,7 @@ def test_a_reader_sees_nothing_or_a_whole_result_and_never_nothing_again(place: 
     seen.append(place.ledger.find("generate", key, Clip))
     begin = next(number for number, record in enumerate(seen) if record is not None)
     assert set(seen[begin:]) <= {record for _, record in made}
-    if place.exclusive or place.proxy is None:  # else one may be seen whose maker, asking again, was told of another that replaced it
+    if place.exclusive or place.proxy is None:  # otherwise a reader may see a record that another commit replaced before the retry of its writer
         assert set(seen[begin:]) <= set(taken)
     assert len(set(seen[begin:])) == 1 or not place.exclusive
 
@@ -195,27 +195,27 @@ def test_a_reader_sees_nothing_or_a_whole_result_and_never_nothing_again(place: 
 # -- replies lost -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", DISTURBED, indirect=True)
+@pytest.mark.parametrize("place", WITH_FAULTS, indirect=True)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_commit_whose_reply_was_lost_is_ours_and_made_once(place: Place, key: str, part: int | None):
     assert place.proxy is not None
     attempt, record = clip(place.storage, key, b"mine")
-    before = place.proxy.struck.total()
-    place.proxy.strike(Failure.LOSE_REPLY, method="PUT", containing=entry_name(part))
-    place.proxy.strike(Failure.TRUNCATE, method="PUT", containing=entry_name(part))
+    before = place.proxy.injected.total()
+    place.proxy.inject(Fault.LOSE_REPLY, method="PUT", containing=entry_name(part))
+    place.proxy.inject(Fault.TRUNCATE, method="PUT", containing=entry_name(part))
     assert place.ledger.commit("generate", key, attempt, record, part=part) == record
-    assert place.proxy.struck.total() >= before + 2
+    assert place.proxy.injected.total() >= before + 2
     assert entries(place.storage, key) == [entry_name(part)]
     entry = place.storage.read(f"cas/generate/{key[:2]}/{key}/{entry_name(part)}")
     assert entry is not None
     assert json.loads(entry)["attempt"] == attempt
 
 
-@pytest.mark.parametrize("place", DISTURBED, indirect=True)
+@pytest.mark.parametrize("place", WITH_FAULTS, indirect=True)
 def test_a_withdrawal_whose_reply_was_lost_is_ours_and_made_once(place: Place, key: str):
     assert place.proxy is not None
     place.ledger.commit("generate", key, *clip(place.storage, key, b"one"))
-    place.proxy.strike(Failure.LOSE_REPLY, method="PUT", containing="_commit.1.json", times=2)
+    place.proxy.inject(Fault.LOSE_REPLY, method="PUT", containing="_commit.1.json", times=2)
     assert place.ledger.withdraw("generate", key, Clip, "a mouth is shut")
     assert place.ledger.find("generate", key, Clip) is None
     assert entries(place.storage, key) == ["_commit.1.json", "_commit.json"]

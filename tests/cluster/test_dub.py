@@ -17,8 +17,8 @@ import av
 import numpy as np
 import psutil
 import pytest
+from reference_film import HANGING_SECONDS
 from servers import S3Server
-from undisturbed import HANGING_SECONDS
 
 from infinitedub.pipeline.state.run_log import latest_run, read_events
 from infinitedub.pipeline.storage.storage import Storage, StorageSettings
@@ -193,8 +193,8 @@ def ranks_at_work(driver: int) -> list[psutil.Process]:
 def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(cli, ranks):
     catalogue = cli.catalogue(PORTRAIT)
     words = [f"catalogue={catalogue}", f"generate/parallel={ranks}"]
-    undisturbed = cli.dub("run", *words, cli.root("undisturbed"), *(["pools=inline"] if ranks == "single" else []))
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    reference = cli.dub("run", *words, cli.root("reference"), *(["pools=inline"] if ranks == "single" else []))
+    assert reference.returncode == 0, reference.stderr
 
     run = subprocess.Popen(cli.command("run", *words, cli.root()), cwd=cli.folder, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
@@ -208,7 +208,7 @@ def test_a_killed_rank_costs_the_window_it_was_at_and_no_film(cli, ranks):
     assert run.wait(HANGING_SECONDS) == 0, "".join(lines)
     assert "attempt 1 failed (gang_lost)" in "".join(lines)
     assert set(windows(lines).values()) == {1}, "".join(lines)  # the next gang goes on behind the first window
-    assert sha256(cli.folder / "out" / "films" / "portrait.mp4") == sha256(cli.folder / "undisturbed" / "films" / "portrait.mp4")
+    assert sha256(cli.folder / "out" / "films" / "portrait.mp4") == sha256(cli.folder / "reference" / "films" / "portrait.mp4")
 
 
 def test_a_stopped_run_finishes_its_windows_and_continues_from_there(cli, storage_settings):
@@ -252,8 +252,8 @@ def counts_of(lines: list[str]) -> Counter[tuple[str, str]]:
 def test_a_killed_driver_costs_nothing_that_was_committed(cli):
     catalogue = cli.catalogue(FOOTAGE)
     words = [f"catalogue={catalogue}", "pools=inline"]
-    undisturbed = cli.dub("run", *words, cli.root("undisturbed"))
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    reference = cli.dub("run", *words, cli.root("reference"))
+    assert reference.returncode == 0, reference.stderr
     root, before = cli.folder / "out", set[str]()
     for sign in ("ingest finished", "generate window 1/", "generate window 2/", "assemble finished"):
         run = subprocess.Popen(cli.command("run", *words, cli.root()), cwd=cli.folder, stderr=subprocess.PIPE, text=True)
@@ -272,8 +272,8 @@ def test_a_killed_driver_costs_nothing_that_was_committed(cli):
     last = cli.dub("run", *words, cli.root())
     assert last.returncode == 0, last.stderr
     assert counts_of(last.stderr.splitlines()) == tally(committed(root) - before), last.stderr
-    assert committed(root) == committed(cli.folder / "undisturbed")
-    assert sha256(cli.folder / "out" / "films" / "footage.mp4") == sha256(cli.folder / "undisturbed" / "films" / "footage.mp4")
+    assert committed(root) == committed(cli.folder / "reference")
+    assert sha256(cli.folder / "out" / "films" / "footage.mp4") == sha256(cli.folder / "reference" / "films" / "footage.mp4")
 
 
 def test_a_gang_of_two_makes_the_same_film(cli):

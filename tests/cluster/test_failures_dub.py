@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from undisturbed import HANGING_SECONDS
+from reference_film import HANGING_SECONDS
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 GOES_WRONG = '''
@@ -72,19 +72,19 @@ def test_what_goes_wrong_costs_its_own_film_or_none(tmp_path: Path) -> None:
     script = tmp_path / "goes_wrong.py"
     script.write_text(GOES_WRONG)
     survivors = ("good", "cramped")
-    calm = dub(
+    reference = dub(
         tmp_path,
         [sys.executable, "-m", "infinitedub.launch.cli"],
         catalogue(tmp_path, *survivors),
-        f"storage.root={tmp_path / 'calm'}",
+        f"storage.root={tmp_path / 'reference'}",
         "pools=inline",
     )
-    assert calm.returncode == 0, calm.stderr
+    assert reference.returncode == 0, reference.stderr
 
     run = dub(tmp_path, [sys.executable, str(script)], catalogue(tmp_path, "poison", *survivors), f"storage.root={tmp_path / 'out'}")
     assert run.returncode == 2, run.stderr
-    assert films(tmp_path / "out") == films(tmp_path / "calm")  # to the bit
-    assert list(films(tmp_path / "calm")) == sorted(survivors)
+    assert films(tmp_path / "out") == films(tmp_path / "reference")  # bit-identical
+    assert list(films(tmp_path / "reference")) == sorted(survivors)
     (letter,) = (json.loads(path.read_text()) for path in tmp_path.glob("out/runs/*/dead/*.json"))
     assert (letter["job"], letter["stage"], letter["segment"], letter["kind"], letter["attempts"]) == ("poison", "generate", 0, "gang_lost", 2)
     assert "--ids poison" in letter["repro"]

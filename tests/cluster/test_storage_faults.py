@@ -1,4 +1,4 @@
-"""Bad weather between the product and an S3 server: every call comes to its right end, and so does a whole run."""
+"""Storage calls and a whole run through a fault proxy in front of an S3 server: each returns the right result."""
 
 import hashlib
 import os
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proxy import ANSWERS, Failure, FaultProxy, Weather
+from proxy import ANSWERS, Fault, FaultProxy, FaultRates
+from reference_film import HANGING_SECONDS, ReferenceFilm
 from servers import S3Server
-from undisturbed import HANGING_SECONDS, Calm
 
 from infinitedub.pipeline.state.garbage_collection import GarbageKind, collect_garbage
 from infinitedub.pipeline.state.run_log import latest_run, read_events
@@ -28,8 +28,8 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Way:
-    """A storage, and the weather on the way there."""
+class ProxiedStorage:
+    """A storage whose requests pass through a fault proxy."""
 
     storage: Storage
     proxy: FaultProxy
@@ -37,40 +37,40 @@ class Way:
     bucket: str
 
 
-def way_to(server: S3Server, proxy: FaultProxy, settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> Way:
+def proxied_storage(server: S3Server, proxy: FaultProxy, settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> ProxiedStorage:
     monkeypatch.setattr(storage_retry, "sleep", lambda _: None)
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
     bucket = server.bucket()
     options = StorageOptions.model_validate(replace(server, endpoint=proxy.endpoint).options)
-    update = {"root": f"s3://{bucket}/root", "options": options, "attempts": 4}  # as many as are shipped
-    return Way(Storage(settings.model_copy(update=update)), proxy, server, bucket)
+    update = {"root": f"s3://{bucket}/root", "options": options, "attempts": 4}  # the shipped value
+    return ProxiedStorage(Storage(settings.model_copy(update=update)), proxy, server, bucket)
 
 
 @pytest.fixture
-def way(moto_server: S3Server, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
+def proxied(moto_server: S3Server, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedStorage]:
     with FaultProxy(moto_server.endpoint) as proxy:
-        yield way_to(moto_server, proxy, storage_settings, monkeypatch)
+        yield proxied_storage(moto_server, proxy, storage_settings, monkeypatch)
 
 
 @pytest.fixture(params=["moto", "swift"])
-def either_way(request: pytest.FixtureRequest, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
+def proxied_either(request: pytest.FixtureRequest, storage_settings: StorageSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxiedStorage]:
     server = request.getfixturevalue(f"{request.param}_server")
     with FaultProxy(server.endpoint) as proxy:
-        yield way_to(server, proxy, storage_settings, monkeypatch)
+        yield proxied_storage(server, proxy, storage_settings, monkeypatch)
 
 
-def uploads(way: Way) -> list[Any]:
-    """As the server itself lists them."""
-    return way.server.filesystem().call_s3("list_multipart_uploads", Bucket=way.bucket).get("Uploads", [])
+def uploads(proxied: ProxiedStorage) -> list[Any]:
+    """Unfinished multipart uploads, listed by the server itself, without the proxy."""
+    return proxied.server.filesystem().call_s3("list_multipart_uploads", Bucket=proxied.bucket).get("Uploads", [])
 
 
 # -- call by call -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", list(Failure))
-def test_every_call_survives_every_fault(way: Way, fault: Failure, tmp_path: Path):
-    storage, proxy = way.storage, way.proxy
+@pytest.mark.parametrize("fault", list(Fault))
+def test_every_call_survives_every_fault(proxied: ProxiedStorage, fault: Fault, tmp_path: Path):
+    storage, proxy = proxied.storage, proxied.proxy
     data = os.urandom(MIB)
     (tmp_path / "file").write_bytes(data)
     for name in ("read", "stat", "range", "download", "list/a", "list/b", "delete"):
@@ -92,134 +92,136 @@ def test_every_call_survives_every_fault(way: Way, fault: Failure, tmp_path: Pat
         "list": (lambda: storage.list("list"), ["a", "b"]),
         "delete": (lambda: storage.delete("delete"), None),
     }
-    before = proxy.struck[fault]
+    before = proxy.injected[fault]
     for name in calls:
-        proxy.strike(fault, containing=name, times=2 if fault in ANSWERS else 1)
+        proxy.inject(fault, containing=name, times=2 if fault in ANSWERS else 1)
     with ThreadPoolExecutor(len(calls)) as threads:
         done = dict(zip(calls, threads.map(lambda call: call[0](), calls.values()), strict=True))
     assert done == {name: wanted for name, (_, wanted) in calls.items()}
-    assert proxy.struck[fault] - before >= len(calls)
-    proxy.calm()
+    assert proxy.injected[fault] - before >= len(calls)
+    proxy.clear()
     assert [storage.read(name) for name in ("create", "put_bytes", "put_file", "delete")] == [b"mine", b"x", data, None]
 
 
-@pytest.mark.parametrize("fault", [Failure.LOSE_REPLY, Failure.TRUNCATE])
-def test_an_upload_whose_end_was_not_heard_of_is_whole(either_way: Way, fault: Failure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The client asks again to complete what the server has completed, and hears that there is no such upload."""
+@pytest.mark.parametrize("fault", [Fault.LOSE_REPLY, Fault.TRUNCATE])
+def test_an_upload_whose_completion_response_was_lost_is_complete(
+    proxied_either: ProxiedStorage, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The client repeats the completion request, and the server answers that there is no such upload."""
     monkeypatch.setattr(remote, "PART_BYTES", 5 * MIB)
     data = os.urandom(11 * MIB)
     (tmp_path / "big").write_bytes(data)
-    either_way.proxy.strike(fault, method="POST", containing="uploadId=")
-    either_way.proxy.strike(fault, method="PUT", containing="partNumber=2")
-    either_way.storage.put("big", tmp_path / "big")
-    assert either_way.proxy.struck[fault] == 2
-    assert either_way.storage.read("big") == data
-    assert uploads(either_way) == []
+    proxied_either.proxy.inject(fault, method="POST", containing="uploadId=")
+    proxied_either.proxy.inject(fault, method="PUT", containing="partNumber=2")
+    proxied_either.storage.put("big", tmp_path / "big")
+    assert proxied_either.proxy.injected[fault] == 2
+    assert proxied_either.storage.read("big") == data
+    assert uploads(proxied_either) == []
 
 
-def test_a_server_that_contradicts_itself_is_transient(way: Way):
-    """It says for ever that something is there already, and that nothing is there."""
-    way.proxy.strike(Failure.REFUSE_412, method="PUT", containing="marker", times=1000)
+def test_contradictory_responses_are_transient(proxied: ProxiedStorage):
+    """The server keeps answering that the object exists to writes, and that it does not exist to reads."""
+    proxied.proxy.inject(Fault.REFUSE_412, method="PUT", containing="marker", times=1000)
     with pytest.raises(Transient, match="exists and that it does not exist"):
-        way.storage.create("marker", b"x")
+        proxied.storage.create("marker", b"x")
     with pytest.raises(Transient, match="failed condition, but the request had none"):
-        way.storage.put("marker", b"x")
-    way.proxy.calm()
-    assert way.storage.create("marker", b"x")
+        proxied.storage.put("marker", b"x")
+    proxied.proxy.clear()
+    assert proxied.storage.create("marker", b"x")
 
 
-def test_a_server_that_is_down_for_good_is_transient(way: Way):
-    way.storage.put("a", b"x")
-    way.proxy.strike(Failure.DROP, times=10**6)
-    for call in (lambda: way.storage.read("a"), lambda: way.storage.create("b", b"x"), lambda: way.storage.list("a")):
+def test_an_unreachable_server_is_transient(proxied: ProxiedStorage):
+    proxied.storage.put("a", b"x")
+    proxied.proxy.inject(Fault.DROP, times=10**6)
+    for call in (lambda: proxied.storage.read("a"), lambda: proxied.storage.create("b", b"x"), lambda: proxied.storage.list("a")):
         with pytest.raises(Transient, match=r"127\.0\.0\.1"):
             call()
 
 
-def test_weather_of_one_seed_is_the_same_weather(way: Way):
-    def struck(seed: int) -> dict[Failure, int]:
-        storms = Weather(share=0.3, faults={Failure.LOSE_REPLY: 1, Failure.DROP: 1})
-        with FaultProxy(way.server.endpoint, seed=seed, weather=storms) as proxy:
-            told = replace(way.server, endpoint=proxy.endpoint).filesystem()
+def test_one_seed_gives_the_same_faults(proxied: ProxiedStorage):
+    def injected(seed: int) -> dict[Fault, int]:
+        rates = FaultRates(share=0.3, faults={Fault.LOSE_REPLY: 1, Fault.DROP: 1})
+        with FaultProxy(proxied.server.endpoint, seed=seed, rates=rates) as proxy:
+            filesystem = replace(proxied.server, endpoint=proxy.endpoint).filesystem()
             for _ in range(10):
-                told.call_s3("list_objects_v2", Bucket=way.bucket)
-            return dict(proxy.struck)
+                filesystem.call_s3("list_objects_v2", Bucket=proxied.bucket)
+            return dict(proxy.injected)
 
-    assert struck(1) == struck(1) != struck(3)
-
-
-# -- processes that die -----------------------------------------------------------------------------------------------
+    assert injected(1) == injected(1) != injected(3)
 
 
-def test_what_a_process_killed_during_an_upload_leaves_is_collected(either_way: Way, tmp_path: Path):
-    storage, proxy = either_way.storage, either_way.proxy
+# -- killed processes -------------------------------------------------------------------------------------------------
+
+
+def test_garbage_collection_removes_the_unfinished_upload_of_a_killed_process(proxied_either: ProxiedStorage, tmp_path: Path):
+    storage, proxy = proxied_either.storage, proxied_either.proxy
     (tmp_path / "big").write_bytes(bytes(11 * MIB))
     storage.put("big", b"before")
     code = "import pickle, pathlib, infinitedub.pipeline.storage.stores.remote as remote\nremote.PART_BYTES = 5 << 20\n"
     code += f"pickle.loads({pickle.dumps(storage)!r}).put('big', pathlib.Path({str(tmp_path / 'big')!r}))"
     before = proxy.served
-    with proxy.weather(Weather(share=0, delay_seconds=60)):
-        proxy.strike(Failure.DELAY, method="PUT", containing="partNumber=3")
+    with proxy.fault_rates(FaultRates(share=0, delay_seconds=60)):
+        proxy.inject(Fault.DELAY, method="PUT", containing="partNumber=3")
         process = subprocess.Popen([sys.executable, "-c", code])
-        while not proxy.struck[Failure.DELAY] or proxy.served < before + 3:  # parts 1 and 2 have arrived
+        while not proxy.injected[Fault.DELAY] or proxy.served < before + 3:  # parts 1 and 2 have arrived
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert len(uploads(either_way)) == 1
+    assert len(uploads(proxied_either)) == 1
     assert storage.read("big") == b"before"
-    if not either_way.server.exclusive:  # moto dates every upload 2010
+    if not proxied_either.server.exclusive:  # moto reports 2010 as the date of every upload
         assert list(collect_garbage(storage, 3600, checkpoints=False, dry_run=False)) == []
         time.sleep(2)
     (dry,) = collect_garbage(storage, 0, checkpoints=False, dry_run=True)
     assert (dry.kind, dry.location) == (GarbageKind.UNFINISHED, storage.uri("big"))
     assert dry.bytes > 0
     assert list(collect_garbage(storage, 0, checkpoints=False, dry_run=False)) == [dry]
-    assert uploads(either_way) == []
+    assert uploads(proxied_either) == []
     assert list(collect_garbage(storage, 0, checkpoints=False, dry_run=False)) == []
     assert storage.read("big") == b"before"
 
 
-def test_listings_of_many_pages_are_whole(way: Way, monkeypatch: pytest.MonkeyPatch):
+def test_listings_of_many_pages_are_complete(proxied: ProxiedStorage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "PAGE_KEYS", 5)
     for number in range(12):
-        way.storage.put(f"cas/a/{number % 3}/{number}", b"x")
-    way.storage.put("cas/ab/0", b"x")
-    way.proxy.strike(Failure.TRUNCATE, containing="continuation-token")
-    assert [found.name for found in way.storage.scan("cas/a")] == sorted(f"{number % 3}/{number}" for number in range(12))
-    assert way.proxy.struck[Failure.TRUNCATE] == 1
-    assert all(abs(found.time - way.storage.now()) < 300 for found in way.storage.scan("cas/a/1"))
+        proxied.storage.put(f"cas/a/{number % 3}/{number}", b"x")
+    proxied.storage.put("cas/ab/0", b"x")
+    proxied.proxy.inject(Fault.TRUNCATE, containing="continuation-token")
+    assert [found.name for found in proxied.storage.scan("cas/a")] == sorted(f"{number % 3}/{number}" for number in range(12))
+    assert proxied.proxy.injected[Fault.TRUNCATE] == 1
+    assert all(abs(found.time - proxied.storage.now()) < 300 for found in proxied.storage.scan("cas/a/1"))
 
 
 # -- a whole run ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(2 * HANGING_SECONDS)
-def test_a_run_with_storage_faults_makes_the_same_film_and_leaves_no_garbage(way: Way, calm: Calm, tmp_path: Path):
-    through = replace(way.server, endpoint=way.proxy.endpoint).overrides(way.bucket)
+def test_a_run_with_storage_faults_makes_the_same_film_and_leaves_no_garbage(proxied: ProxiedStorage, reference_film: ReferenceFilm, tmp_path: Path):
+    through = replace(proxied.server, endpoint=proxied.proxy.endpoint).overrides(proxied.bucket)
 
     def dub(verb: str, *words: str) -> str:
-        command = calm.command(verb, *words, *through, f"storage.cache={tmp_path / 'node'}")
-        environment = os.environ | way.server.env
+        command = reference_film.command(verb, *words, *through, f"storage.cache={tmp_path / 'node'}")
+        environment = os.environ | proxied.server.env
         done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGING_SECONDS)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    for fault in Failure:  # each at least once, and where it matters most
-        way.proxy.strike(fault, method="PUT", containing="/_commit.json", times=2 if fault in ANSWERS else 1)
-    with way.proxy.weather(Weather(share=0.15, delay_seconds=0.1)):
+    for fault in Fault:  # each fault at least once, on the commit, which is the critical request
+        proxied.proxy.inject(fault, method="PUT", containing="/_commit.json", times=2 if fault in ANSWERS else 1)
+    with proxied.proxy.fault_rates(FaultRates(share=0.15, delay_seconds=0.1)):
         dub("run")
-    assert set(way.proxy.struck) == set(Failure), way.proxy.struck
-    filesystem = way.server.filesystem()
-    assert hashlib.sha256(filesystem.cat_file(f"{way.bucket}/dub/films/portrait.mp4")).hexdigest() == calm.sha256
-    entries = [name for name in filesystem.find(f"{way.bucket}/dub/cas") if "/_" in name]
-    assert not [name for name in entries if name.endswith(".1.json")]  # lost replies made nobody commit twice
+    assert set(proxied.proxy.injected) == set(Fault), proxied.proxy.injected
+    filesystem = proxied.server.filesystem()
+    assert hashlib.sha256(filesystem.cat_file(f"{proxied.bucket}/dub/films/portrait.mp4")).hexdigest() == reference_film.sha256
+    entries = [name for name in filesystem.find(f"{proxied.bucket}/dub/cas") if "/_" in name]
+    assert not [name for name in entries if name.endswith(".1.json")]  # lost responses caused no second commit
 
-    time.sleep(2)  # servers date by the second
+    time.sleep(2)  # servers store times in whole seconds
     dub("gc", "--grace=0s")
-    assert uploads(way) == []
+    assert uploads(proxied) == []
     assert "nothing to do" in dub("run")
-    storage = Storage(way.storage.settings.model_copy(update={"root": f"s3://{way.bucket}/dub"}))
+    storage = Storage(proxied.storage.settings.model_copy(update={"root": f"s3://{proxied.bucket}/dub"}))
     run = latest_run(storage)
     assert run is not None
     assert {event["what"] for event in read_events(storage, run)} == {"reused", "job_done"}

@@ -1,6 +1,6 @@
 """The rules every storage keeps: a folder, a well-behaved S3 server, and one that checks first and writes then.
 
-How commits stand up to races is in test_commit_conformance.py, bad weather on the way to the server in test_storage_faults.py.
+Races between commits are tested in test_commit_conformance.py, faults between client and server in test_storage_faults.py.
 """
 
 import os
@@ -160,7 +160,7 @@ def test_a_creation_whose_reply_was_lost_has_happened(storage: Storage, monkeypa
 
     def unheard(path: str, data: bytes) -> None:
         create(path, data)
-        create(path, data)  # the client heard nothing and asks again
+        create(path, data)  # the client got no response and retries
 
     monkeypatch.setattr(store, "create", unheard)
     assert storage.create("marker", b"mine")
@@ -169,7 +169,7 @@ def test_a_creation_whose_reply_was_lost_has_happened(storage: Storage, monkeypa
 
 
 def test_of_creators_at_one_instant_one_wins(place: Place):
-    """Where the server is not exclusive several are told they won; what stays is then one of theirs, whole."""
+    """If the server is not exclusive, several writers succeed; the stored object is then one of theirs, complete."""
     contenders = [f"attempt-{number}".encode() * 500 for number in range(8)]
     for turn in range(5):
         start = Barrier(len(contenders))
