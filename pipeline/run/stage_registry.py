@@ -44,7 +44,7 @@ def stage_specs(config: RunConfig) -> dict[str, StageSpec]:
         StageSpec("publish", PublishStage(config.publish), Receipt),
     ]
     if engine.needs_speech:
-        specs.insert(2, StageSpec("listen", ListenStage(ListenSettings.from_parts(config.listen, model)), Speech))
+        specs.insert(2, StageSpec("listen", ListenStage(ListenSettings.from_parts(config.listen, model)), Speech, version=2))
     return {spec.name: spec for spec in specs}
 
 

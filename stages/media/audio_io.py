@@ -4,6 +4,7 @@ A block is (channels, samples). Integer samples use the full range of their type
 is zero. Float samples have full scale at 1.0.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,9 @@ import numpy as np
 
 from infinitedub.stages.media.encode import SAMPLE_FORMATS, add_flac_audio, open_output
 
+logger = logging.getLogger(__name__)
+
+CANCELLED = 0.1  # see `heard_channels`
 MAX_24_BIT_SAMPLE = (2**23 - 1) / 2**23
 
 
@@ -35,16 +39,38 @@ def sound_format(path: Path) -> SoundFormat:
 
 
 def read_mono(path: Path, sample_rate: int) -> np.ndarray:
-    """The whole file as one float32 channel at `sample_rate`, full scale at 1.0: the average of its channels."""
+    """The whole file as one float32 channel at `sample_rate`, full scale at 1.0: see `heard_channels`."""
     blocks = list(mono_blocks(path, sample_rate))
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def mono_blocks(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
     """`read_mono` in blocks (samples,), for audio of any length; n samples at rate r become exactly round(n * sample_rate / r)."""
-    averaged = (to_float(block).mean(axis=0, keepdims=True) for block in sample_blocks(path))
+    heard = heard_channels(path)
+    averaged = (to_float(block)[heard].mean(axis=0, keepdims=True) for block in sample_blocks(path))
     for block in resample(averaged, "mono", sound_format(path).sample_rate, "mono", sample_rate):
         yield block[0]
+
+
+def heard_channels(path: Path) -> slice:
+    """The channels whose average is heard: all of them, or the loudest one alone if they cancel each other in the average.
+
+    Right = -left averages to silence, and a voice in one of many channels almost. The average counts as cancelled below `CANCELLED` of the loudest
+    channel's energy; a voice in one of two channels has a quarter of it.
+    """
+    channels = sound_format(path).channels
+    if channels == 1:
+        return slice(None)
+    energies, average = np.zeros(channels), 0.0
+    for block in sample_blocks(path):
+        samples = to_float(block).astype(np.float64)
+        energies += np.square(samples).sum(axis=1)
+        average += float(np.square(samples.mean(axis=0)).sum())
+    loudest = int(energies.argmax())
+    if average >= CANCELLED * energies[loudest]:
+        return slice(None)
+    logger.warning("%s: its channels cancel each other when they are averaged; channel %d of %d is heard alone", path.name, loudest + 1, channels)
+    return slice(loudest, loudest + 1)
 
 
 def sample_blocks(path: Path) -> Iterator[np.ndarray]:

@@ -77,3 +77,19 @@ def test_blocks_concatenate_to_the_whole(tmp_path: Path) -> None:
     blocks = list(mono_blocks(path, 16000))
     assert len(blocks) > 1
     assert np.array_equal(np.concatenate(blocks), read_mono(path, 16000))
+
+
+@pytest.mark.parametrize(("left", "right", "heard"), [(1.0, -1.0, 1.0), (0.4, -0.5, -0.5), (1.0, 1.0, 1.0), (0.0, 0.8, 0.4), (0.5, 0.3, 0.4)])
+def test_channels_are_averaged_unless_they_cancel_each_other(tmp_path: Path, left: float, right: float, heard: float) -> None:
+    voice = sine(16000, 8000) * 2**14
+    path = tmp_path / "a.flac"
+    write_flac(path, [np.stack([voice * left, voice * right]).astype(np.int16)], 16000, "stereo")
+    assert np.allclose(read_mono(path, 16000), voice * heard / 2**15, atol=2 / 2**15)
+
+
+def test_a_voice_in_one_of_six_channels_is_heard_at_its_loudness(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    voice = sine(16000, 8000) * 2**14
+    path = tmp_path / "film.flac"
+    write_flac(path, [np.stack([voice if channel == 2 else 0 * voice for channel in range(6)]).astype(np.int16)], 16000, "5.1")
+    assert np.allclose(read_mono(path, 16000), voice / 2**15, atol=2 / 2**15)
+    assert "film.flac: its channels cancel each other when they are averaged; channel 3 of 6 is heard alone" in caplog.text
