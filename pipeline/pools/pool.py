@@ -82,11 +82,14 @@ class Pool:
 
     async def retire(self, group: WorkerGroup) -> None:
         """Ends the processes of an idle group, which gives its place on the cluster back. A later call starts it again."""
-        _, server = self._idle[group]
-        server.cancel()
-        await asyncio.gather(server, return_exceptions=True)
-        await group.close()
-        self._unused.append(group)
+        _, server = self._idle.pop(group)  # at once: no other waiting group may choose it as well
+        try:
+            server.cancel()
+            await asyncio.gather(server, return_exceptions=True)
+            await group.close()
+        finally:
+            self._unused.append(group)
+            self._start_server()  # a call may have arrived meanwhile
 
     async def close(self) -> None:
         """Drains the pool and ends every process. A call in progress is lost, except for what it has committed."""
@@ -107,7 +110,11 @@ class Pool:
             queued.result.cancel()
             return
         self._queue.put_nowait(queued)
-        if self._unused and self._queue.qsize() > len(self._idle):  # groups that have run before are preferred: their stage is open
+        self._start_server()
+
+    def _start_server(self) -> None:
+        """Puts an unused group to work if more calls wait than groups; those that have run before are preferred, since their stage is open."""
+        if self._unused and self._queue.qsize() > len(self._idle):
             server = asyncio.create_task(self._serve_calls(self._unused.pop()))
             self._servers.add(server)
             server.add_done_callback(self._servers.discard)
@@ -120,7 +127,7 @@ class Pool:
             try:
                 queued = await self._queue.get()
             finally:
-                del self._idle[group]
+                self._idle.pop(group, None)  # a group that is being retired is not there any more
             if queued.result.done():  # cancelled in the queue
                 continue
             answer = await self._served(group, queued)

@@ -27,10 +27,11 @@ class Room:
             for group, since in pool.idle.items()
             if group.held
         ]
-        for _, _, pool, group in sorted(idle, key=lambda entry: entry[:2]):
-            await pool.retire(group)
-            return True
-        return False
+        if not idle:
+            return False
+        _, _, pool, group = min(idle, key=lambda entry: entry[:2])
+        await pool.retire(group)
+        return True
 
     def will_come(self, request: GroupRequest) -> bool:
         """Whether the request fits once the groups of other stages that hold something now have ended their calls."""

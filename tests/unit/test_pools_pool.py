@@ -309,3 +309,60 @@ def test_groups_none_of_which_can_be_started_end_their_calls() -> None:
         return ends
 
     assert [type(end) for end in asyncio.run(main())] == [ConfigError] * 2
+
+
+# -- retiring idle groups ---------------------------------------------------------------------------------------------
+
+
+class SlowToClose(Gate):
+    """A group whose processes need a while to end."""
+
+    def __init__(self) -> None:
+        super().__init__(opened=True)
+        self.closing = asyncio.Event()
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+        await self.closing.wait()
+
+
+def test_a_call_that_arrives_while_its_only_group_is_being_retired_is_served_afterwards() -> None:
+    async def main() -> list[str]:
+        group = SlowToClose()
+        pool = pool_of(group)
+        await pool.run(call("first"), ignore)
+        await settle()
+        retiring = asyncio.create_task(pool.retire(group))
+        await settle()
+        second = asyncio.create_task(pool.run(call("second"), ignore))
+        await settle()
+        assert group.started == ["first"]
+        group.closing.set()
+        await retiring
+        async with asyncio.timeout(5):
+            await second
+        await pool.close()
+        return group.started
+
+    assert asyncio.run(main()) == ["first", "second"]
+
+
+def test_a_group_that_is_being_retired_is_not_idle_so_no_other_waiting_group_retires_it_again() -> None:
+    async def main() -> tuple[int, int]:
+        group = SlowToClose()
+        pool = pool_of(group)
+        await pool.run(call("first"), ignore)
+        await settle()
+        assert list(pool.idle) == [group]
+        retiring = asyncio.create_task(pool.retire(group))
+        await asyncio.sleep(0)  # the retirement has begun, and the group's server has not ended yet
+        assert not pool.idle
+        group.closing.set()
+        await retiring
+        closed = group.closed
+        await asyncio.gather(*(pool.run(call(name), ignore) for name in ("second", "third")))
+        await pool.close()
+        return closed, group.most_busy
+
+    assert asyncio.run(main()) == (1, 1)
