@@ -73,17 +73,18 @@ def groups_that_fit(nodes: Iterable[Node], request: GroupRequest) -> int:
     return sum(groups_on(node.total, request) for node in nodes)
 
 
+def resources_of(share: ActorSettings | GangSettings) -> Resources:
+    """What each process of a stage asks for. A share of GPUs or memory that is null asks for none."""
+    if isinstance(share, GangSettings):
+        return {"CPU": share.cpus_per_rank, "GPU": share.gpus_per_rank or 0.0, "memory": float(share.memory_bytes_per_rank or 0)}
+    return {"CPU": share.cpus, "GPU": share.gpus or 0.0, "memory": float(share.memory_bytes or 0)}
+
+
 def requests_of(settings: RaySettings, stages: Iterable[str], degree: int) -> dict[str, GroupRequest]:
     """One group of each stage, by the stage's name."""
-    found: dict[str, GroupRequest] = {}
-    for stage in stages:
-        share = getattr(settings, stage)
-        if isinstance(share, GangSettings):
-            per_rank = {"CPU": share.cpus_per_rank, "GPU": share.gpus_per_rank or 0.0, "memory": float(share.memory_bytes_per_rank or 0)}
-            found[stage] = GroupRequest(stage, per_rank, degree, gang=True)
-        else:
-            found[stage] = GroupRequest(stage, {"CPU": share.cpus, "GPU": share.gpus or 0.0, "memory": float(share.memory_bytes or 0)}, 1)
-    return found
+    shares = {stage: getattr(settings, stage) for stage in stages}
+    gangs = {stage: isinstance(share, GangSettings) for stage, share in shares.items()}
+    return {stage: GroupRequest(stage, resources_of(share), degree if gangs[stage] else 1, gangs[stage]) for stage, share in shares.items()}
 
 
 def check_placement(settings: RaySettings, stages: Iterable[str], degree: int, nodes: Sequence[Node]) -> None:
@@ -91,9 +92,9 @@ def check_placement(settings: RaySettings, stages: Iterable[str], degree: int, n
     requests = requests_of(settings, stages, degree).values()
     refused = [request for request in requests if not groups_that_fit(nodes, request)]
     if refused:
-        asked = "; ".join(f"{request.stage} asks for {request} ({remedy(request, nodes)})" for request in refused)
+        requested = "; ".join(f"{request.stage} asks for {request} ({remedy(request, nodes)})" for request in refused)
         raise ConfigError(
-            f"no node of the cluster can hold: {asked}. The cluster has {node_text(nodes)}. "
+            f"no node of the cluster can hold: {requested}. The cluster has {node_text(nodes)}. "
             "If its autoscaler brings larger nodes, set cluster.autoscaling=true"
         )
 
@@ -119,8 +120,8 @@ def remedy(request: GroupRequest, nodes: Sequence[Node]) -> str:
 
 def _lacking(request: GroupRequest, total: Resources) -> dict[str, float]:
     """The share of each resource that a node lacks for the group, for those that it lacks."""
-    asked = {name: request.per_rank.get(name, 0) * request.ranks for name in NAMES}
-    return {name: 1 - total.get(name, 0) / amount for name, amount in asked.items() if amount > total.get(name, 0) + SLACK}
+    wanted = {name: request.per_rank.get(name, 0) * request.ranks for name in NAMES}
+    return {name: 1 - total.get(name, 0) / amount for name, amount in wanted.items() if amount > total.get(name, 0) + SLACK}
 
 
 def size_pools(settings: RaySettings, stages: Iterable[str], degree: int, nodes: Sequence[Node], peaks: DeviceBytes | None) -> RaySettings:
@@ -147,16 +148,14 @@ def size_pools(settings: RaySettings, stages: Iterable[str], degree: int, nodes:
 
 
 def shares_a_gpu(peaks: DeviceBytes, nodes: Sequence[Node]) -> bool:
-    """Whether condition and a rank of generate fit together into every GPU of the cluster, as far as its memory is known."""
+    """Whether condition and a rank of generate fit together into every GPU of the cluster; no if the memory of one is unknown."""
     sizes = [node.gpu_bytes for node in nodes if node.total.get("GPU")]
-    known = [size for size in sizes if size is not None]
-    return bool(known) and len(known) == len(sizes) and peaks.condition + peaks.generate <= min(known)
+    return bool(sizes) and all(size is not None and peaks.condition + peaks.generate <= size for size in sizes)
 
 
 def needs_low_memory(peak: int | None, nodes: Sequence[Node]) -> bool:
-    """Whether a stage with that peak of GPU memory, if it is known, does not fit into the smallest GPU whose memory is known."""
-    known = [node.gpu_bytes for node in nodes if node.gpu_bytes is not None]
-    return peak is not None and bool(known) and peak > min(known)
+    """Whether a stage with that peak of GPU memory, if it is known, does not fit into some GPU whose memory is known."""
+    return peak is not None and any(node.gpu_bytes is not None and peak > node.gpu_bytes for node in nodes)
 
 
 def replaced(share: Share, **values: object) -> Share:

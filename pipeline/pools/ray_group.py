@@ -17,7 +17,7 @@ from infinitedub.pipeline.pools.calls import OnProgress, Progress, StageCall, Wa
 from infinitedub.pipeline.pools.crash_report import WorkerProcess, crash_report, register_stack_dump
 from infinitedub.pipeline.pools.failures import NO_ROOM, Failure, FailureClass, failure_of, last_lines
 from infinitedub.pipeline.pools.gather import AdaptiveTimeout, GatherResult, Watchdog, gather_ranks
-from infinitedub.pipeline.pools.placement import GroupRequest, Resources, node_text, resource_text
+from infinitedub.pipeline.pools.placement import GroupRequest, Resources, node_text, resource_text, resources_of
 from infinitedub.pipeline.pools.ray_nodes import alive_nodes
 from infinitedub.pipeline.pools.room import Room
 from infinitedub.pipeline.pools.settings import ActorSettings, GangSettings
@@ -34,7 +34,7 @@ LOCALHOST = "127.0.0.1"  # the ranks of a gang share one node
 NO_RESTART: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}  # the retry policy decides, not Ray
 REPORT_SECONDS = 60.0
 POLL_SECONDS = 0.2  # between two looks at whether a place is reserved
-RETIRE_SECONDS = 2.0  # a free place is reserved faster, so whoever waits longer needs another group's
+RETIRE_SECONDS = 2.0  # a free place is reserved faster than this
 CLOSE_SECONDS = 10.0
 LOST = (FailureClass.WORKER_LOST, FailureClass.GANG_LOST, FailureClass.HOST_OOM)
 
@@ -81,9 +81,7 @@ class GroupShape:
 
     worker: type[RayWorker]
     ranks: int
-    cpus: float  # of a node, per rank
-    gpus: float
-    memory_bytes: int | None
+    per_rank: Resources  # what each rank reserves
     threads: int
     open_seconds: float
     timeout: AdaptiveTimeout  # shared by the groups of a pool
@@ -95,24 +93,18 @@ class GroupShape:
     def of_actor(cls, settings: ActorSettings) -> Self:
         """One process; its watchdog has one fixed timeout."""
         timeout = AdaptiveTimeout(settings.watchdog_seconds, 1.0, floor_seconds=settings.watchdog_seconds)
-        share = (settings.cpus, settings.gpus or 0.0, settings.memory_bytes, settings.threads)
-        return cls(RayWorker, 1, *share, settings.watchdog_seconds, timeout, 0.0, FailureClass.WORKER_LOST)
+        return cls(RayWorker, 1, resources_of(settings), settings.threads, settings.watchdog_seconds, timeout, 0.0, FailureClass.WORKER_LOST)
 
     @classmethod
     def of_gang(cls, settings: GangSettings, degree: int) -> Self:
         """`degree` ranks; the timeout of their watchdog is learnt from the windows they make."""
         timeout = AdaptiveTimeout(settings.watchdog_seconds, settings.watchdog_factor, settings.watchdog_floor_seconds)
-        share = (settings.cpus_per_rank, settings.gpus_per_rank or 0.0, settings.memory_bytes_per_rank, settings.threads)
-        return cls(RankWorker, degree, *share, settings.open_seconds, timeout, settings.settle_seconds, FailureClass.GANG_LOST)
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Of each rank, under Ray's names."""
-        return {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes or 0)}
+        share, lost = resources_of(settings), FailureClass.GANG_LOST
+        return cls(RankWorker, degree, share, settings.threads, settings.open_seconds, timeout, settings.settle_seconds, lost)
 
     def request(self, stage: str) -> GroupRequest:
         """What the group asks of the cluster."""
-        return GroupRequest(stage, self.resources, self.ranks, gang=issubclass(self.worker, RankWorker))
+        return GroupRequest(stage, self.per_rank, self.ranks, gang=issubclass(self.worker, RankWorker))
 
 
 class RayGroup:
@@ -143,7 +135,7 @@ class RayGroup:
     def held(self) -> Resources:
         if self._placement is None or not self._reserved:
             return {}
-        return {name: amount * self._shape.ranks for name, amount in self._shape.resources.items() if amount}
+        return {name: amount * self._shape.ranks for name, amount in self._shape.per_rank.items() if amount}
 
     async def serve(self, call: StageCall, on_progress: OnProgress, low_memory: bool) -> Any:
         """Rank 0's record, or a `Failure`. All ranks get the same call.
@@ -218,7 +210,7 @@ class RayGroup:
             rendezvous = await with_crash_report(hosted, self._locations[:1])
             if isinstance(rendezvous, Failure):
                 return rendezvous
-        device = "cuda:0" if shape.gpus else "cpu"  # Ray shows a process only the GPUs that it was given
+        device = "cuda:0" if shape.per_rank["GPU"] else "cpu"  # Ray shows a process only the GPUs that it was given
         ranks = [Rank(index, shape.ranks, device, rendezvous, low_memory) for index in range(shape.ranks)]
         opening = [answer_of(actor.open.remote(rank)) for actor, rank in zip(self._actors, ranks, strict=True)]
         result = await gather_ranks(opening, Watchdog(shape.open_seconds), shape.settle_seconds)
@@ -232,7 +224,7 @@ class RayGroup:
         """
         request = self._request
         if self._placement is None:
-            bundle = {name: amount for name, amount in self._shape.resources.items() if amount}
+            bundle = {name: amount for name, amount in self._shape.per_rank.items() if amount}
             self._placement = placement_group([bundle] * self._shape.ranks, strategy="STRICT_PACK")
         began = looked = monotonic()
         waited, announced = 0.0, False
@@ -255,7 +247,8 @@ class RayGroup:
     def _create_actors(self, placement: PlacementGroup) -> list[ActorHandle]:
         shape = self._shape
         worker: Any = ray.remote(shape.worker)
-        share = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "memory": shape.memory_bytes, **NO_RESTART}
+        amounts = shape.per_rank
+        share = {"num_cpus": amounts["CPU"], "num_gpus": amounts["GPU"], "memory": int(amounts["memory"]) or None, **NO_RESTART}
         bundles = [PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=index) for index in range(shape.ranks)]
         return [worker.options(scheduling_strategy=bundle, **share).remote(*self._arguments) for bundle in bundles]
 

@@ -16,20 +16,20 @@ QUERY_SECONDS = 60.0
 
 def alive_nodes() -> list[Node]:
     """The living nodes and all that they have, in use or not."""
-    return [_node(entry) for entry in ray.nodes() if entry["Alive"]]
+    return [_node(entry) for entry in _alive()]
 
 
 def nodes_with_gpu_memory() -> list[Node]:
-    """As `alive_nodes`, with the memory of each node's smallest GPU, which the node is asked for; None where it does not answer in a minute."""
-    entries = [entry for entry in ray.nodes() if entry["Alive"]]
+    """As `alive_nodes`, with the memory of each node's smallest GPU from a task on the node; None where it does not answer in a minute."""
+    entries = _alive()
     task: Any = ray.remote(smallest_gpu_bytes)
-    asked = {}
+    references = {}
     for entry in entries:
         if entry["Resources"].get("GPU"):
             there = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
-            asked[entry["NodeID"]] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
-    answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=QUERY_SECONDS) if asked else ([], [])
-    return [replace(_node(entry), gpu_bytes=_value(asked.get(entry["NodeID"]), answered)) for entry in entries]
+            references[entry["NodeID"]] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
+    answered, _ = ray.wait(list(references.values()), num_returns=len(references), timeout=QUERY_SECONDS) if references else ([], [])
+    return [replace(_node(entry), gpu_bytes=_value(references.get(entry["NodeID"]), answered)) for entry in entries]
 
 
 def smallest_gpu_bytes() -> int | None:
@@ -40,6 +40,10 @@ def smallest_gpu_bytes() -> int | None:
         return min(int(line) for line in answer.stdout.split()) * 2**20  # given in MiB
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [entry for entry in ray.nodes() if entry["Alive"]]
 
 
 def _node(entry: dict[str, Any]) -> Node:
