@@ -26,20 +26,25 @@ def offload(layers: Sequence[nn.Module], device: torch.device | str) -> None:
     stream = torch.cuda.Stream(target) if target.type == "cuda" else None
     slots = [LayerWeights(layer, target, stream) for layer in layers]
     for number, (layer, slot) in enumerate(zip(layers, slots, strict=True)):
-        layer.register_forward_pre_hook(OffloadHook(slot, slots[(number + 1) % len(slots)]).load)
+        layer.register_forward_pre_hook(OffloadHook(slots[number - 1], slot, slots[(number + 1) % len(slots)]).load)
         layer.register_forward_hook(slot.unload, always_call=True)
 
 
 class OffloadHook:
-    """Loads one layer's weights before it computes, and begins to copy those of the next."""
+    """Loads one layer's weights before it computes, and begins to copy those of the next once the layer before has computed.
 
-    def __init__(self, own: "LayerWeights", following: "LayerWeights") -> None:
+    Without that wait the host, which runs ahead of the GPU, would allocate copies of all layers before the first of them is free again.
+    """
+
+    def __init__(self, preceding: "LayerWeights", own: "LayerWeights", following: "LayerWeights") -> None:
+        self._preceding = preceding
         self._own = own
         self._following = following
 
     def load(self, *_: Any) -> None:
         self._own.load()
         if self._following is not self._own:
+            self._preceding.wait_until_computed()
             self._following.prefetch()
 
 
@@ -62,6 +67,7 @@ class LayerWeights:
         self._host = torch.empty(size, dtype=torch.uint8, pin_memory=stream is not None)
         self._copy: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
+        self._computed: torch.cuda.Event | None = None
         with torch.inference_mode(False):  # a tensor made in inference mode cannot become a weight
             for weight, home in zip(self._weights, self._views(self._host), strict=True):
                 home.copy_(weight.data)
@@ -92,6 +98,13 @@ class LayerWeights:
         for weight, home in zip(self._weights, self._views(self._host), strict=True):
             weight.data = home
         self._copy = self._copied = None
+        if self._stream is not None:  # after the copy is let go, so that its memory is free once this event has happened
+            self._computed = torch.cuda.current_stream(self._device).record_event()
+
+    def wait_until_computed(self) -> None:
+        """Returns once the layer's last computation has ended; at once on a CPU."""
+        if self._computed is not None:
+            self._computed.synchronize()
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
         """Each weight as a view of a flat buffer."""

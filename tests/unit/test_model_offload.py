@@ -11,7 +11,7 @@ from infinitedub.stages.condition.stage import ConditionStage
 from infinitedub.stages.contract import Rank
 from infinitedub.stages.generate.stage import GenerateStage
 from infinitedub.stages.media.video_io import read_all
-from infinitedub.stages.model.offload import offload
+from infinitedub.stages.model.offload import LayerWeights, offload
 from infinitedub.stages.records import Artifact, Prompt, Seed, Speech
 from tests.unit.tiny import condition_settings, generate_settings, segment_of, source_of
 
@@ -62,6 +62,18 @@ def test_the_next_layer_is_prefetched_and_at_most_two_are_there():
     for _ in range(2):
         network(torch.ones(1, 4))
     assert held == [1] * 6  # after each layer, its own weights are gone and the next layer's are there
+
+
+def test_the_copy_of_the_next_layer_waits_for_the_layer_before(monkeypatch: pytest.MonkeyPatch):
+    layers, order = layers_of(3), []
+    offload(layers, "cpu")
+    slots = [hook.__self__._own for layer in layers for hook in layer._forward_pre_hooks.values()]
+    prefetch = LayerWeights.prefetch
+    monkeypatch.setattr(LayerWeights, "wait_until_computed", lambda self: order.append(("wait", slots.index(self))))
+    monkeypatch.setattr(LayerWeights, "prefetch", lambda self: (order.append(("copy", slots.index(self))), prefetch(self)))
+    nn.Sequential(*layers)(torch.ones(1, 4))
+    waits = [order[index : index + 2] for index, (what, _) in enumerate(order) if what == "wait"]
+    assert waits == [[("wait", 2), ("copy", 1)], [("wait", 0), ("copy", 2)], [("wait", 1), ("copy", 0)]]
 
 
 def test_layers_may_be_called_in_any_order():
